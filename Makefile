@@ -1,0 +1,59 @@
+# Every target stands alone on a fresh machine: it makes the environment it needs, inside the project.
+#
+#   make demo TORCH="torch==2.13.0 --index-url <the CPU builds' index>"   another build of torch
+#   make test PYTHON=python3.12                                           another interpreter
+#   make bench DATA=path/to/cifar10.zip                                   the benchmark's images
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+DATA ?= ../shared/data/cifar10.zip
+
+VENV := .venv
+BASE := .venv-base
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: setup demo test lint bench docs clean
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/critmass demo --out critmass-demo
+
+test: $(VENV)/.dev $(BASE)/.base
+	$(BASE)/bin/python -m pytest --noconftest tests/base_install.py
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/bench.py --data $(DATA)
+
+docs: $(VENV)/.dev
+	$(VENV)/bin/critmass demo --out critmass-demo
+	cp critmass-demo/curve.svg docs/images/curve.svg
+	$(VENV)/bin/python -m pytest tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) $(BASE) critmass-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Torch first, alone: so that nothing else chooses a build of it.
+$(VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) $(TORCH)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -e ".[dev]"
+	touch $(VENV)/.demo $@
+
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) $(TORCH)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -e ".[demo]"
+	touch $@
+
+# Only what `pip install critmass` brings, to prove that arrays need no more.
+$(BASE)/.base: pyproject.toml
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python -m pip install $(PIP_FLAGS) -e . pytest
+	touch $@
