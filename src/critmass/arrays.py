@@ -1,0 +1,167 @@
+"""Matrices by blocks of rows, and the few dense kernels that everything else is made of.
+
+A *matrix* here is anything with a shape, a dtype and slicing by rows: an array, a memory map, a store.
+It is read in blocks whose boundaries depend on nothing but the row number, so sums come out in the same
+order, and to the same bits, however the rows are stored. All products are float64 (docs/architecture.md
+says what that costs and why it is worth it).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas, lapack
+from threadpoolctl import ThreadpoolController
+
+from critmass.errors import InputError, said
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+BLOCK_ROWS = 2048
+"""Rows of a reduction block. Part of the result's bits: change it only with the result version."""
+
+SCORED_ROWS = 1024
+"""Rows scored at once: few enough that the predictions for all sizes and repeats stay small."""
+
+
+class Matrix(Protocol):
+    """Rows by neurons; slicing rows gives an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class RowSubset:
+    """Some rows of a matrix, in ascending order, read when asked for."""
+
+    base: Matrix
+    rows: Indices
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of kept rows, number of neurons."""
+        return (len(self.rows), self.base.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the base matrix."""
+        return self.base.dtype
+
+    def __getitem__(self, rows: Any) -> Any:
+        return self.base[self.rows[rows]]
+
+
+def blocks(
+    x: Matrix, name: str, *, size: int = BLOCK_ROWS, shift: Floats | float = 0.0
+) -> Iterator[tuple[slice, Floats]]:
+    """Yield (rows, float64 block of ``x - shift``); every block but the last has `size` rows.
+
+    One buffer serves all blocks: each is overwritten by the next.
+
+    Raises
+    ------
+    InputError
+        Calling the rows `name`, for the first row and neuron that is not finite.
+    """
+    buffer = np.empty((min(size, x.shape[0]), x.shape[1]))
+    for start in range(0, x.shape[0], size):
+        rows = slice(start, min(start + size, x.shape[0]))
+        block = np.subtract(x[rows], shift, out=buffer[: rows.stop - start])
+        if not np.isfinite(block.sum()):
+            require_finite(name, block, x.rows[rows] if isinstance(x, RowSubset) else range(start, rows.stop))
+        yield rows, block
+
+
+def require_finite(name: str, x: NDArray[Any], rows: Sequence[int] | Indices) -> None:
+    """Raise InputError naming the first row and neuron of `x` that is NaN or infinite, if there is one.
+
+    `rows` are the numbers that the rows of `x` have for the user.
+    """
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        row, neuron = (int(i) for i in bad[0])
+        raise InputError(
+            name,
+            said(f"{x[row, neuron]} at row {rows[row]}, neuron {neuron}"),
+            "finite numbers",
+            "drop or repair these rows",
+        )
+
+
+def add_gram(total: Floats, x: Floats) -> Floats:
+    """Return ``total + xᵀx``, upper triangle only, in place where `total` is Fortran-ordered."""
+    result: Floats = blas.dsyrk(1.0, x.T, beta=1.0, c=total, overwrite_c=1)
+    return result
+
+
+def add_product(total: Floats, x: Floats, y: Floats) -> Floats:
+    """Return ``total + xᵀy``, in place where `total` is Fortran-ordered."""
+    result: Floats = blas.dgemm(1.0, x.T, y.T, trans_b=1, beta=1.0, c=total, overwrite_c=1)
+    return result
+
+
+def symmetric(upper: Floats) -> Floats:
+    """Return the full matrix whose upper triangle is `upper`, which is zero below it."""
+    full = upper + upper.T
+    full[np.diag_indices(len(full))] *= 0.5
+    return full
+
+
+def cholesky(gram: Floats) -> Floats:
+    """Return the lower factor of a positive definite matrix, computed on one thread.
+
+    One thread, because the bits of a threaded factorisation depend on the number of threads. `gram` is
+    overwritten where it is Fortran-ordered; only its lower triangle is read.
+
+    Raises
+    ------
+    InputError
+        If the matrix is not positive definite in float64.
+    """
+    with one_thread():
+        factor, info = lapack.dpotrf(gram, lower=1, clean=1, overwrite_a=1)
+    if info != 0:
+        raise InputError(
+            "regularisation",
+            said(f"a singular system at neuron {info} of the part"),
+            "a value large enough to make the system positive definite",
+            "raise regularisation=, or leave it out to have it chosen",
+        )
+    result: Floats = factor
+    return result
+
+
+def solve_lower(factor: Floats, right: Floats, *, transposed: bool = False) -> Floats:
+    """Return ``factor⁻¹ right`` (or ``factor⁻ᵀ right``) for a lower triangular factor."""
+    result: Floats = blas.dtrsm(1.0, factor, np.asfortranarray(right), lower=1, trans_a=int(transposed))
+    return result
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Limit BLAS to one thread inside the context, and give back what was there before."""
+    context: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
+    return context
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def require_memory(name: str, needed: float, allowed: float, advice: str) -> None:
+    """Raise InputError where `needed` bytes are more than the `allowed` ones."""
+    if needed > allowed:
+        raise InputError(
+            name, said(f"work of {needed / 2**30:.1f} GiB"), f"at most {allowed / 2**30:.1f} GiB", advice
+        )

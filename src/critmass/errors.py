@@ -1,0 +1,84 @@
+"""One family of exceptions: what was given, what is allowed, what to do next.
+
+Every message is one line made of the same four pieces, so that a person can act on it and a test can
+check it. Nothing here prints; the command line turns these into exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+
+class CritmassError(Exception):
+    """Base of every error that critmass raises on purpose."""
+
+
+class InputError(CritmassError, ValueError):
+    """A value from outside cannot be used.
+
+    Parameters
+    ----------
+    name : str
+        What the value is called: an argument, a file, a key.
+    found : object
+        The value that was found.
+    allowed : str
+        What would have been allowed.
+    advice : str, optional
+        The next step for the person who sees the message.
+    """
+
+    def __init__(self, name: str, found: object, allowed: str, advice: str = "") -> None:
+        self.name, self.found, self.allowed, self.advice = name, found, allowed, advice
+        tail = f"; {advice}" if advice else ""
+        super().__init__(f"{name}: found {_short(found)}; allowed: {allowed}{tail}")
+
+
+class StoreError(InputError):
+    """A folder or file of ours is missing, unfinished, damaged, or of another version."""
+
+
+class MissingExtraError(CritmassError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs the package "{package}"; next: pip install "critmass[{extra}]"')
+
+
+def unknown(kind: str, found: str, known: Iterable[str]) -> InputError:
+    """Return the error for a name that is in no registry, with near matches.
+
+    Examples
+    --------
+    >>> str(unknown("score", "rigde", ["ridge", "cka"]))
+    "score: found 'rigde'; allowed: cka, ridge; did you mean 'ridge'?"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=2, cutoff=0.5)
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return InputError(kind, found, ", ".join(names), advice)
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = " ".join((value if isinstance(value, _Verbatim) else repr(value)).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+class _Verbatim(str):
+    """Text that an error shows as it is, without quotes."""
+
+
+def said(text: str) -> str:
+    """Mark `text` as a description rather than a value, so that an error shows it without quotes."""
+    return _Verbatim(text)
+
+
+def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
+    """Import and return an optional module, or raise MissingExtraError saying how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(package, extra=extra, purpose=purpose) from error

@@ -1,0 +1,369 @@
+"""The whole: one layer of one model on one dataset, split by split, with what is known about it.
+
+Checks everything that can be checked without reading the rows (shapes, labels, splits); the passes over
+the rows check that they are finite. Says nothing about parts or scores.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from critmass import readers, rng
+from critmass.arrays import Indices, Matrix, RowSubset
+from critmass.errors import InputError, StoreError, said, unknown
+from critmass.labels import Classes, Task, check_classes, encode, stratified, targets_of_splits
+from critmass.specs import canonical_json, content_id
+from critmass.store import MANIFEST, Header, OpenStore, ShardedMatrix, is_store, open_store, write_store
+
+SHARD_ROWS = 16_384
+VALIDATION_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split.
+
+    Attributes
+    ----------
+    x : matrix of shape (n_samples, n_neurons)
+        An array, a memory map or a store; float16, float32 or float64.
+    y : array of shape (n_samples,) or None
+        Class codes into `Features.classes` (classification) or targets (regression).
+    group : array of shape (n_samples,) or None
+        Group codes into `Features.groups`.
+    """
+
+    x: Matrix
+    y: NDArray[Any] | None = None
+    group: Indices | None = None
+
+    def take(self, rows: Indices) -> Split:
+        """Return the split of these rows (ascending); the matrix is not copied."""
+        x = (
+            RowSubset(self.x.base, self.x.rows[rows])
+            if isinstance(self.x, RowSubset)
+            else RowSubset(self.x, rows)
+        )
+        return Split(
+            x, None if self.y is None else self.y[rows], None if self.group is None else self.group[rows]
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """A layer's activations on a dataset. Make one with `from_arrays`, `open` or `critmass.extract`.
+
+    Attributes
+    ----------
+    name : str
+    task : "classification", "regression" or None (no labels)
+    classes : tuple of int or str, or None
+        Class names in code order.
+    groups : tuple of str, or None
+        Group names in code order.
+    splits : mapping of str to Split
+        "train" and "test" always; "validation" where given; any other name is a further test split.
+    provenance : mapping
+        Where the rows come from.
+    """
+
+    name: str
+    task: Task | None
+    classes: Classes | None
+    groups: tuple[str, ...] | None
+    splits: Mapping[str, Split]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_neurons(self) -> int:
+        """Width of the layer, d."""
+        return int(self.splits["train"].x.shape[1])
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Names of the test splits, "test" first."""
+        return ("test", *(name for name in self.splits if name not in ("train", "validation", "test")))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the task, the classes and every row, label and group (one read of the data)."""
+        digest = hashlib.sha256(canonical_json([self.task, self.classes, self.groups]).encode())
+        for name, split in self.splits.items():
+            digest.update(f"{name} {split.x.shape} {split.x.dtype.str}".encode())
+            digest.update(_matrix_digest(split.x))
+            for column in (split.y, split.group):
+                digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: Any,
+        *,
+        test: Any = None,
+        validation: Any = None,
+        tests: Mapping[str, Any] | None = None,
+        groups: Mapping[str, ArrayLike] | None = None,
+        task: Literal["auto", "classification", "regression"] = "auto",
+        name: str = "arrays",
+        test_fraction: float = 0.25,
+        seed: int = 0,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Features:
+        """Return the features that these arrays are.
+
+        Parameters
+        ----------
+        train, test, validation : (X, y), or X alone
+            X of shape (n_samples, n_neurons), floats; y of shape (n_samples,): class labels (integers,
+            text or booleans) or continuous targets (floats). All splits have labels, or none has.
+        tests : mapping of str to (X, y)
+            Further test splits, such as a shifted one; the same probes are scored on each.
+        groups : mapping of split name to array of shape (n_samples,)
+            A group for every row of the splits named.
+        task : "auto", "classification" or "regression"
+            "auto": floats that are not all whole numbers are regression targets, all else are classes.
+        test_fraction : float
+            Where no test split is given: the share of the training rows that becomes one, seeded by
+            `seed` and stratified by class.
+
+        Raises
+        ------
+        InputError
+            For anything that cannot be used, naming it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> X, y = rng.normal(size=(40, 8)), np.arange(40) % 2
+        >>> fs = Features.from_arrays((X, y))
+        >>> fs.n_neurons, fs.task, fs.splits["test"].x.shape
+        (8, 'classification', (10, 8))
+        """
+        given = {"train": train, "validation": validation, "test": test}
+        for split in given.keys() & (tests or {}).keys():
+            raise InputError("tests", split, f"names other than {', '.join(given)}", f"give it as {split}=")
+        raw = readers.Raw()
+        for split, value in {**given, **(tests or {})}.items():
+            if value is None:
+                continue
+            pair = value if isinstance(value, tuple) else (value, None)
+            if len(pair) != 2:
+                raise InputError(split, said(f"a tuple of {len(pair)}"), "(X, y), or X alone")
+            raw.x[split] = _array(f"X of {split!r}", pair[0])
+            if pair[1] is not None:
+                raw.y[split] = np.asarray(_array(f"labels of {split!r}", pair[1]))
+        raw.groups = {
+            split: np.asarray(_array(f"groups of {split!r}", value))
+            for split, value in (groups or {}).items()
+        }
+        return _checked(raw, task, name, test_fraction, seed, provenance or {"source": "arrays"})
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        task: Literal["auto", "classification", "regression"] = "auto",
+        test_fraction: float = 0.25,
+        seed: int = 0,
+        embedding: str | None = None,
+        label: str | None = None,
+        split: str | None = None,
+        group: str | None = None,
+    ) -> Features:
+        """Open features on disk: a store, or a .npz, .safetensors, .npy or .parquet file.
+
+        Parameters
+        ----------
+        path : path
+            A store folder; .npz or .safetensors with keys X_train y_train X_test y_test and optionally
+            X_validation y_validation groups_* (any other X_NAME is a further test split); X.npy with
+            y.npy beside it; .parquet with one column of vectors.
+        embedding, label, split, group : str, optional
+            Parquet columns; by default the only column of vectors, and "label", "split", "group" where
+            they exist.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, unreadable or holds something that cannot be used.
+        """
+        path = Path(path)
+        columns = {"embedding": embedding, "label": label, "split": split, "group": group}
+        if any(columns.values()) and path.suffix != ".parquet":
+            role = next(role for role, value in columns.items() if value)
+            raise InputError(
+                role, columns[role], "a column of a .parquet file", f"{path.name} has no columns"
+            )
+        if path.is_dir():
+            if not is_store(path):
+                raise StoreError(
+                    str(path), said(f"a folder with no {MANIFEST}"), "a features store", "check the path"
+                )
+            store = open_store(path)
+            if task not in ("auto", store.manifest.task):
+                raise InputError("task", task, f"{store.manifest.task!r}, as the store says, or 'auto'")
+            return cls._from_store(store, name, test_fraction, seed)
+        raw = readers.read(path, columns=columns)
+        provenance = {"source": path.name}
+        return _checked(raw, task, name or path.stem, test_fraction, seed, provenance)
+
+    @classmethod
+    def _from_store(cls, store: OpenStore, name: str | None, test_fraction: float, seed: int) -> Features:
+        manifest = store.manifest
+        splits = {
+            split: Split(store.rows(split), store.column(split, "y"), store.column(split, "group"))
+            for split in manifest.splits
+        }
+        return cls(
+            name or manifest.name,
+            manifest.task,
+            manifest.classes,
+            manifest.groups,
+            _in_order(splits, manifest.task, manifest.classes, test_fraction, seed),
+            manifest.provenance,
+        )
+
+    def save(self, folder: str | os.PathLike[str], *, shard_rows: int = SHARD_ROWS) -> Features:
+        """Write these features as a store in `folder` and return them opened from there."""
+        dtypes = {split.x.dtype.name for split in self.splits.values()}
+        header = Header(
+            name=self.name,
+            task=self.task,
+            classes=self.classes,
+            groups=self.groups,
+            dtype="float64" if "float64" in dtypes else "float32" if "float32" in dtypes else "float16",
+            n_neurons=self.n_neurons,
+            spec_id=content_id([self.fingerprint, shard_rows]),
+            provenance=dict(self.provenance),
+        )
+        content = {name: (split.x, split.y, split.group) for name, split in self.splits.items()}
+        write_store(Path(folder), header, content, shard_rows=shard_rows)
+        return Features.open(folder)
+
+    def validation_rows(self, seed: int) -> Indices:
+        """Return the training rows to choose regularisation on where no validation split was given.
+
+        A seeded 20% of them, ascending, stratified by class; every class keeps a row to fit on.
+        """
+        train = self.splits["train"]
+        codes = train.y if self.task == "classification" else None
+        return stratified(train.x.shape[0], codes, VALIDATION_FRACTION, rng.stream(seed, "validation"))
+
+
+def _checked(
+    raw: readers.Raw,
+    task: Literal["auto", "classification", "regression"],
+    name: str,
+    test_fraction: float,
+    seed: int,
+    provenance: Mapping[str, Any],
+) -> Features:
+    if task not in ("auto", "classification", "regression"):
+        raise unknown("task", str(task), ["auto", "classification", "regression"])
+    if "train" not in raw.x:
+        raise InputError("splits", sorted(raw.x), "a train split at least", "name the rows X_train")
+    for kind, home in (("labels", raw.y), ("groups", raw.groups)):
+        for split in home.keys() - raw.x.keys():
+            raise InputError(f"{kind} of {split!r}", said("no rows for them"), f"splits {sorted(raw.x)}")
+    for split, x in raw.x.items():
+        _check_matrix(split, x, raw.x["train"])
+        for kind, home in (("labels", raw.y), ("groups", raw.groups)):
+            if split in home and home[split].shape != (x.shape[0],):
+                raise InputError(
+                    f"{kind} of {split!r}",
+                    said(f"shape {home[split].shape}"),
+                    f"shape ({x.shape[0]},), one for each row",
+                )
+    resolved, classes, targets = targets_of_splits(raw.y, raw.x, task)
+    group_names: tuple[str, ...] | None = None
+    codes: dict[str, Indices] = {}
+    if raw.groups:
+        texts = {split: value.astype(str) for split, value in raw.groups.items()}
+        names, _ = encode(np.concatenate(list(texts.values())))
+        group_names = tuple(map(str, names))
+        codes = {split: np.searchsorted(group_names, text) for split, text in texts.items()}
+    splits = {split: Split(raw.x[split], targets.get(split), codes.get(split)) for split in raw.x}
+    ordered = _in_order(splits, resolved, classes, test_fraction, seed)
+    return Features(name, resolved, classes, group_names, ordered, provenance)
+
+
+def _in_order(
+    splits: dict[str, Split],
+    task: Task | None,
+    classes: Classes | None,
+    test_fraction: float,
+    seed: int,
+) -> Mapping[str, Split]:
+    """Return the splits in their order, with a test split set aside where there is none."""
+    if classes is not None:
+        check_classes(classes, splits["train"].x.shape[0])
+    if "test" not in splits:
+        splits = splits | _carve_test(splits["train"], task, test_fraction, seed)
+    return MappingProxyType({split: splits[split] for split in sorted(splits, key=_split_rank)})
+
+
+def _array(name: str, value: Any) -> Any:
+    """Return `value` where it is an array or like one (a memory map, a store), or made into one."""
+    if isinstance(getattr(value, "dtype", None), np.dtype):
+        return value
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(name, said(str(error)), "an array") from error
+
+
+def _split_rank(name: str) -> tuple[int, str]:
+    known = ("train", "validation", "test")
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _check_matrix(split: str, x: Matrix, train: Matrix) -> None:
+    if len(x.shape) != 2:
+        raise InputError(f"X of {split!r}", said(f"shape {x.shape}"), "2 dimensions: samples x neurons")
+    if x.dtype.kind != "f" or x.dtype.itemsize not in (2, 4, 8):
+        raise InputError(
+            f"X of {split!r}",
+            said(f"dtype {x.dtype}"),
+            "float16, float32 or float64",
+            "convert it with .astype('float32')",
+        )
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        raise InputError(f"X of {split!r}", said(f"shape {x.shape}"), "at least one row and one neuron")
+    if x.shape[1] != train.shape[1]:
+        raise InputError(
+            f"X of {split!r}", said(f"{x.shape[1]} neurons"), f"{train.shape[1]} neurons, as in 'train'"
+        )
+
+
+def _carve_test(train: Split, task: Task | None, fraction: float, seed: int) -> dict[str, Split]:
+    if not 0 < fraction < 1:
+        raise InputError("test_fraction", fraction, "a number between 0 and 1")
+    n = train.x.shape[0]
+    codes = train.y if task == "classification" else None
+    rows = stratified(n, codes, fraction, rng.stream(seed, "test"))
+    if len(rows) == 0 or len(rows) == n:
+        raise InputError("X of 'train'", said(f"{n} rows"), "enough rows to set some aside for a test split")
+    return {"train": train.take(np.setdiff1d(np.arange(n), rows)), "test": train.take(rows)}
+
+
+def _matrix_digest(x: Matrix) -> bytes:
+    if isinstance(x, ShardedMatrix):
+        return "".join(shard.sha256 for shard in x.shards).encode()
+    digest = hashlib.sha256()
+    for start in range(0, x.shape[0], SHARD_ROWS):
+        digest.update(np.ascontiguousarray(x[start : start + SHARD_ROWS]).data)
+    return digest.digest()

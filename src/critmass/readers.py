@@ -1,0 +1,168 @@
+"""Files that people already have -> named arrays: .npz, .safetensors, .npy pairs, .parquet.
+
+Each reader returns the raw content split by split and judges none of it; features.py does. Nothing is
+unpickled. Arrays are memory-mapped where the format allows (.npy, .safetensors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from critmass.arrays import Matrix
+from critmass.errors import InputError, said, unknown
+from critmass.tensors import map_tensors
+
+SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
+SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
+
+
+@dataclass
+class Raw:
+    """Per split: rows, labels or targets, groups, as they came."""
+
+    x: dict[str, Matrix] = field(default_factory=dict)
+    y: dict[str, NDArray[Any]] = field(default_factory=dict)
+    groups: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
+    """Read `path` by its suffix. `columns` names the parquet columns (embedding, label, split, group)."""
+    if not path.exists():
+        raise InputError("features", str(path), "a file or folder that exists", "check the path")
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            "features",
+            str(path),
+            f"a store folder or a file ending in {', '.join(SUFFIXES)}",
+            "save the arrays with numpy.savez(path, X_train=..., y_train=...)",
+        )
+    if path.suffix == ".npz":
+        return _by_key(path, _parsed(path, _npz))
+    if path.suffix == ".safetensors":
+        return _by_key(path, map_tensors(path))
+    if path.suffix == ".npy":
+        return _pair(path)
+    return _parquet(path, _parsed(path, pl.read_parquet), columns)
+
+
+def load_npy(path: Path, name: str) -> NDArray[Any]:
+    """Return the array of a .npy file, memory-mapped, or raise InputError naming the file."""
+    if not path.exists():
+        raise InputError(name, str(path), "a file that exists", "check the path")
+    array: NDArray[Any] = _parsed(path, lambda p: np.lib.format.open_memmap(p, mode="r"))
+    return array
+
+
+def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
+    """Return what a library makes of a file; whatever it raises is the file's fault, and says so."""
+    try:
+        return parse(path)
+    except InputError:
+        raise
+    except Exception as error:
+        objects = "pickle" in str(error) or "Python objects" in str(error)
+        hint = "save labels as numbers or text, not objects" if objects else "write the file again"
+        raise InputError(
+            str(path), said(f"{type(error).__name__}: {error}"), f"a readable {path.suffix} file", hint
+        ) from error
+
+
+def _npz(path: Path) -> dict[str, NDArray[Any]]:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def _by_key(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Raw:
+    raw = Raw()
+    homes: dict[str, dict[str, Any]] = {"X": raw.x, "y": raw.y, "groups": raw.groups}
+    for key, value in arrays.items():
+        kind, _, split = key.partition("_")
+        if kind not in homes or not split:
+            raise unknown(f"{path.name} key", key, ["X_train", "y_train", "X_test", "y_test", "groups_test"])
+        split = SPLIT_NAMES.get(split, split)
+        if split in homes[kind]:
+            raise InputError(
+                f"{path.name} key", key, f"one key for {kind} of {split!r}", "rename one of them"
+            )
+        homes[kind][split] = value
+    return raw
+
+
+def _pair(path: Path) -> Raw:
+    raw = Raw(x={"train": load_npy(path, "features")})
+    labels = path.with_name("y" + path.name[1:])
+    if path.name.startswith("X") and labels.exists():
+        raw.y["train"] = load_npy(labels, "labels")
+    return raw
+
+
+def _parquet(path: Path, frame: pl.DataFrame, columns: Mapping[str, str | None]) -> Raw:
+    names = {role: _column(path, frame, role, columns.get(role)) for role in ("label", "split", "group")}
+    vectors = _vectors(path, frame, columns.get("embedding"))
+    if names["split"] is None:
+        rows = {"train": np.arange(len(frame))}
+    else:
+        splits = [str(name) for name in _values(path, frame, names["split"]).tolist()]
+        splits = [SPLIT_NAMES.get(name, name) for name in splits]
+        rows = {name: np.flatnonzero(np.array(splits) == name) for name in dict.fromkeys(splits)}
+    raw = Raw()
+    for split, index in rows.items():
+        raw.x[split] = vectors[index]
+        for role, home in (("label", raw.y), ("group", raw.groups)):
+            if (name := names[role]) is not None:
+                home[split] = _values(path, frame, name)[index]
+    return raw
+
+
+def _column(path: Path, frame: pl.DataFrame, role: str, asked: str | None) -> str | None:
+    if asked is not None and asked not in frame.columns:
+        raise unknown(f"{path.name} {role} column", asked, frame.columns)
+    return asked if asked is not None else (role if role in frame.columns else None)
+
+
+def _vectors(path: Path, frame: pl.DataFrame, asked: str | None) -> NDArray[Any]:
+    nested = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Array | pl.List)]
+    if asked is None and len(nested) != 1:
+        raise InputError(
+            f"{path.name} embedding column",
+            nested or said("no column of vectors"),
+            "one column of fixed-size lists of floats",
+            "name it with embedding=" if nested else "write embeddings as a fixed-size list column",
+        )
+    series = frame[_column(path, frame, "embedding", asked) or nested[0]]
+    if isinstance(series.dtype, pl.List):
+        lengths = series.list.len().unique().to_list()
+        if len(lengths) != 1 or lengths[0] is None:
+            raise InputError(
+                f"{path.name} {series.name}", lengths[:5], "vectors of one length", "repair these rows"
+            )
+        series = series.list.to_array(lengths[0])
+    if not isinstance(series.dtype, pl.Array) or series.null_count():
+        raise InputError(
+            f"{path.name} {series.name}",
+            said(f"{series.dtype} with {series.null_count()} nulls"),
+            "a vector in every row",
+            "drop the rows without one",
+        )
+    return series.to_numpy()
+
+
+def _values(path: Path, frame: pl.DataFrame, name: str) -> NDArray[Any]:
+    series = frame[name]
+    if series.null_count():
+        raise InputError(
+            f"{path.name} {name}",
+            said(f"{series.null_count()} nulls"),
+            "a value in every row",
+            "drop these rows, or the column to use label-free scores",
+        )
+    if series.dtype in (pl.Categorical, pl.Enum):
+        series = series.cast(pl.String)
+    return np.array(series.to_list()) if series.dtype == pl.String else series.to_numpy()

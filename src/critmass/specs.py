@@ -1,0 +1,75 @@
+"""What is asked: frozen, validated records, their canonical JSON and their content ids.
+
+A spec names work; two equal specs are the same work, whoever asks. Its id is the name of the finished
+work on disk, so anything that can change the numbers belongs in the spec and nothing else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from critmass.errors import InputError
+
+ID_LENGTH = 16
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_id(value: Any) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:ID_LENGTH]
+
+
+class Spec(BaseModel):
+    """Base of the records: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def id(self) -> str:
+        """Content id of this record."""
+        return content_id(self.model_dump(mode="json"))
+
+
+class MeasureSpec(Spec):
+    """One cell of results: which score, of which parts, of which features."""
+
+    features: str = Field(description="fingerprint of the features")
+    score: str
+    metric: str | None
+    parts: str
+    order: str | None = Field(default=None, description="content id of an explicit order")
+    seeding: Literal["critmass", "authors"] = "critmass"
+    sizes: tuple[int, ...]
+    repeats: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    regularisation: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    standardise: bool | None = None
+
+
+class ExtractSpec(Spec):
+    """One features store: which layer of which model on which dataset."""
+
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    layer: str
+    image_size: int = Field(ge=16, le=4096)
+    batch_size: int = Field(ge=1)
+    shard_rows: int = Field(ge=1)
+
+
+def validated(spec: type[Spec], **values: Any) -> Any:
+    """Build a spec; turn the first thing wrong with it into one InputError."""
+    try:
+        return spec(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(name, first["input"], first["msg"].lower()) from None

@@ -1,0 +1,364 @@
+"""The on-disk format of features: shards of rows, a manifest written last, checksums. See docs/format.md.
+
+A folder with a manifest is a finished store; a folder without one is work that can be resumed. Knows
+matrices and label codes, not what they mean: that is features.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.numpy import save as safetensors_bytes
+
+from critmass.arrays import Indices, Matrix
+from critmass.errors import StoreError, said
+from critmass.files import PART, check_writable, sha256, write_atomic
+from critmass.specs import canonical_json
+from critmass.tensors import map_tensors, safetensors_label
+
+FORMAT: Literal["critmass-features"] = "critmass-features"
+VERSION = 1
+MANIFEST = "manifest.json"
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_SHARD_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*-\d{5,}\.safetensors$")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Shard(_Record):
+    """One file of rows."""
+
+    file: str = Field(pattern=_SHARD_NAME.pattern)
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class StoredSplit(_Record):
+    """The rows of one split, in order."""
+
+    n_rows: int = Field(ge=1)
+    shards: tuple[Shard, ...]
+
+
+class Header(_Record):
+    """What the rows mean; everything in a manifest that is known before the first row."""
+
+    name: str
+    task: Literal["classification", "regression"] | None
+    classes: tuple[int | str, ...] | None
+    groups: tuple[str, ...] | None
+    dtype: Literal["float16", "float32", "float64"]
+    n_neurons: int = Field(ge=1)
+    spec_id: str
+    provenance: dict[str, Any]
+
+
+class Manifest(Header):
+    """The file that makes a folder a store."""
+
+    format: Literal["critmass-features"]
+    version: int
+    splits: dict[str, StoredSplit]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardedMatrix:
+    """The rows of one split as one matrix, memory-mapped; a shard's checksum is verified on first touch."""
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    _maps: dict[int, NDArray[Any]] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        wanted = np.arange(self.shape[0])[rows]
+        if wanted.ndim != 1:
+            raise TypeError("a ShardedMatrix is indexed by a slice or a 1-d array of row numbers")
+        starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        home = np.searchsorted(starts, wanted, side="right") - 1
+        out = np.empty((len(wanted), self.shape[1]), dtype=self.dtype)
+        for index in np.unique(home):
+            here = home == index
+            out[here] = self._map(int(index))[wanted[here] - starts[index]]
+        return out
+
+    def _map(self, index: int) -> NDArray[Any]:
+        if index not in self._maps:
+            shard = self.shards[index]
+            check_shard(self.folder, shard)
+            tensors = map_tensors(self.folder / shard.file)
+            if "x" not in tensors or tensors["x"].shape != (shard.rows, self.shape[1]):
+                raise _damaged(self.folder / shard.file, f"no x of shape {(shard.rows, self.shape[1])}")
+            self._maps[index] = tensors["x"]
+        return self._maps[index]
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Raise StoreError unless the shard's bytes are those the manifest names."""
+    path = folder / shard.file
+    found = sha256(path)
+    if found != shard.sha256:
+        raise StoreError(
+            str(path),
+            said(f"checksum {found[:12]}"),
+            f"checksum {shard.sha256[:12]} as in the manifest",
+            "the shard is damaged: restore it from a copy, or delete the folder and extract again",
+        )
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """An opened store: its manifest, and for each split the rows, label codes or targets, group codes."""
+
+    folder: Path
+    manifest: Manifest
+
+    def rows(self, split: str) -> ShardedMatrix:
+        """Rows of `split`, shape (n_samples, n_neurons)."""
+        stored = self.manifest.splits[split]
+        shape = (stored.n_rows, self.manifest.n_neurons)
+        return ShardedMatrix(self.folder, stored.shards, shape, np.dtype(self.manifest.dtype))
+
+    def column(self, split: str, key: Literal["y", "group"]) -> NDArray[Any] | None:
+        """Label codes or targets ("y"), or group codes ("group"), of `split`; None where it has none."""
+        shards = self.manifest.splits[split].shards
+        parts = [map_tensors(self.folder / shard.file).get(key) for shard in shards]
+        if key == "group" and all(part is None for part in parts):
+            return None
+        if key == "y" and self.manifest.task is None:
+            return None
+        for shard, part in zip(shards, parts, strict=True):
+            if part is None or part.shape != (shard.rows,):
+                raise _damaged(self.folder / shard.file, f"no {key} for {shard.rows} rows")
+        return np.concatenate([part for part in parts if part is not None])
+
+    def verify(self) -> int:
+        """Check every byte against the manifest; return the number of shards checked."""
+        shards = [shard for split in self.manifest.splits.values() for shard in split.shards]
+        for shard in shards:
+            check_shard(self.folder, shard)
+        return len(shards)
+
+
+def is_store(path: Path) -> bool:
+    """Return whether `path` is a folder that holds a finished or unfinished store."""
+    return path.is_dir() and ((path / MANIFEST).exists() or any(_shards_in(path)))
+
+
+def open_store(folder: Path) -> OpenStore:
+    """Open a finished store: check its manifest and the presence and size of its shards.
+
+    Raises
+    ------
+    StoreError
+        If it is unfinished, damaged, or of a newer version.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        found = sum(1 for _ in _shards_in(folder))
+        raise StoreError(
+            str(folder),
+            said(f"an unfinished store ({found} shards, no {MANIFEST})"),
+            "a finished store",
+            "run the same extract again to finish it",
+        )
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path, f"no valid JSON ({error})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise _damaged(path, f"format {content.get('format') if isinstance(content, dict) else content!r}")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise StoreError(
+            str(path), said(f"format version {version}"), f"version {VERSION} or lower", "upgrade critmass"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if "train" not in manifest.splits:
+        raise _damaged(path, "no train split")
+    for name, split in manifest.splits.items():
+        if sum(shard.rows for shard in split.shards) != split.n_rows:
+            raise _damaged(path, f"shards of {name!r} that do not add up to {split.n_rows} rows")
+        for shard in split.shards:
+            file = folder / shard.file
+            size = file.stat().st_size if file.exists() else None
+            if size != shard.bytes:
+                is_there = "no file" if size is None else f"{size} bytes"
+                raise StoreError(
+                    str(file),
+                    said(is_there),
+                    f"{shard.bytes} bytes",
+                    "restore it from a copy, or delete the folder and extract again",
+                )
+    if content.get("sha256") != _manifest_digest(content):
+        raise _damaged(path, "content that does not match its own checksum")
+    return OpenStore(folder, manifest)
+
+
+def _manifest_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON of a manifest without its "sha256"."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(canonical_json(rest).encode()).hexdigest()
+
+
+def holds(folder: Path, spec_id: str) -> bool:
+    """Return whether `folder` holds the finished store that was made from this very spec."""
+    return (folder / MANIFEST).exists() and open_store(folder).manifest.spec_id == spec_id
+
+
+@dataclass(frozen=True)
+class StoreWriter:
+    """Writes a store shard by shard; a second writer with the same header goes on where one stopped.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds a store, finished or not, that was made from something else.
+    """
+
+    folder: Path
+    header: Header
+    sizes: Mapping[str, int]
+    shard_rows: int
+
+    def __post_init__(self) -> None:
+        for split in self.sizes:
+            if not _SPLIT_NAME.fullmatch(split):
+                raise StoreError("split name", split, "letters, digits, '_', '-' and '.'", "rename the split")
+        check_writable(self.folder)
+        if not self.folder.exists():
+            return
+        others = [path.name for path in _shards_in(self.folder) if self._foreign(path)]
+        foreign = [
+            path.name
+            for path in self.folder.iterdir()
+            if not _SHARD_NAME.fullmatch(path.name.removesuffix(PART)) and path.name != MANIFEST + PART
+        ]
+        if others or foreign:
+            found = f"files of something else ({(others + foreign)[0]})"
+            raise StoreError(
+                str(self.folder),
+                said(found),
+                "an empty folder or the same extraction",
+                "choose another folder",
+            )
+
+    def missing(self) -> Iterator[tuple[str, int, slice]]:
+        """Yield (split, shard number, rows) of every shard that is not on disk yet."""
+        for split, n_rows in self.sizes.items():
+            for index, start in enumerate(range(0, n_rows, self.shard_rows)):
+                if not self._path(split, index).exists():
+                    yield split, index, slice(start, min(start + self.shard_rows, n_rows))
+
+    def write(
+        self,
+        split: str,
+        index: int,
+        x: NDArray[Any],
+        *,
+        y: NDArray[Any] | None = None,
+        group: Indices | None = None,
+    ) -> None:
+        """Write one shard, whole or not at all."""
+        if x.shape[1] != self.header.n_neurons:
+            found = said(f"{x.shape[1]} neurons")
+            raise StoreError(
+                f"activations of {split!r}", found, f"{self.header.n_neurons}, as the source says"
+            )
+        tensors: dict[str, NDArray[Any]] = {"x": np.ascontiguousarray(x, dtype=self.header.dtype)}
+        if y is not None:
+            tensors["y"] = np.ascontiguousarray(y, dtype=np.int64 if self.header.classes else np.float64)
+        if group is not None:
+            tensors["group"] = np.ascontiguousarray(group, dtype=np.int64)
+        label = {"spec": self.header.spec_id, "split": split, "index": index}
+        write_atomic(
+            self._path(split, index), safetensors_bytes(tensors, metadata={"critmass": canonical_json(label)})
+        )
+
+    def finish(self) -> OpenStore:
+        """Write the manifest, which makes the folder a store, and open it."""
+        splits = {
+            split: StoredSplit(
+                n_rows=n_rows,
+                shards=tuple(
+                    self._describe(self._path(split, index), min(self.shard_rows, n_rows - start))
+                    for index, start in enumerate(range(0, n_rows, self.shard_rows))
+                ),
+            )
+            for split, n_rows in self.sizes.items()
+        }
+        content: dict[str, Any] = {
+            **self.header.model_dump(mode="json"),
+            "format": FORMAT,
+            "version": VERSION,
+            "splits": {name: split.model_dump(mode="json") for name, split in splits.items()},
+        }
+        content["sha256"] = _manifest_digest(content)
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+        write_atomic(self.folder / MANIFEST, text.encode() + b"\n")
+        return open_store(self.folder)
+
+    def _foreign(self, path: Path) -> bool:
+        try:
+            return safetensors_label(path).get("spec") != self.header.spec_id
+        except StoreError:
+            return True
+
+    def _path(self, split: str, index: int) -> Path:
+        return self.folder / f"{split}-{index:05d}.safetensors"
+
+    @staticmethod
+    def _describe(path: Path, rows: int) -> Shard:
+        return Shard(file=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def write_store(
+    folder: Path,
+    header: Header,
+    splits: Mapping[str, tuple[Matrix, NDArray[Any] | None, Indices | None]],
+    *,
+    shard_rows: int,
+) -> OpenStore:
+    """Write whole splits (rows, y, group codes) as a store."""
+    if holds(folder, header.spec_id):
+        return open_store(folder)
+    sizes = {name: x.shape[0] for name, (x, _, _) in splits.items()}
+    writer = StoreWriter(folder, header, sizes, shard_rows)
+    for split, index, rows in writer.missing():
+        x, y, group = splits[split]
+        writer.write(
+            split,
+            index,
+            x[rows],
+            y=None if y is None else y[rows],
+            group=None if group is None else group[rows],
+        )
+    return writer.finish()
+
+
+def _shards_in(folder: Path) -> Sequence[Path]:
+    return [path for path in sorted(folder.iterdir()) if _SHARD_NAME.fullmatch(path.name)]
+
+
+def _damaged(path: Path, found: str) -> StoreError:
+    return StoreError(
+        str(path), said(found), f"a file of {FORMAT}", "restore it from a copy or make it again"
+    )

@@ -1,0 +1,39 @@
+"""Fixtures that several files share: real features, made once a session from packages alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import critmass as cm
+
+
+@pytest.fixture(scope="session")
+def real_store(tmp_path_factory):
+    """The demo's own features: EfficientNet-Lite0 on 5,000 MNIST digits, d = 1280."""
+    folder = tmp_path_factory.mktemp("real") / "features"
+    cm.extract("lite0:", "mnist5k:", out=folder, image_size=112)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_features(real_store):
+    return cm.Features.open(real_store)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """1,797 real digits, 64 pixels each, some of them constant."""
+    x, y = load_digits(return_X_y=True)
+    return cm.Features.from_arrays((x, y), name="digits")
+
+
+def made_up(n=120, d=24, classes=3, seed=0, dtype=np.float64):
+    """Correlated columns of very different scale and offset, and labels that depend on them."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) * 10.0 ** generator.uniform(-2, 2, d)
+    x += generator.normal(size=d) * 50
+    centred = (x - x.mean(0)) / x.std(0)
+    y = np.argmax(centred @ generator.normal(size=(d, classes)) + generator.normal(size=(n, classes)), axis=1)
+    return x.astype(dtype), y

@@ -1,0 +1,174 @@
+"""Files are whole or absent; errors say the name, what was found, what is allowed, and what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from helpers_data import tree
+
+from critmass.errors import (
+    CritmassError,
+    InputError,
+    MissingExtraError,
+    StoreError,
+    require,
+    said,
+    unknown,
+)
+from critmass.files import check_writable, create_atomic, sha256, write_atomic
+
+
+def test_writes_and_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.bin"
+    write_atomic(path, b"first")
+    write_atomic(path, b"second, longer")
+    assert tree(tmp_path) == {"a": None, "a/b": None, "a/b/file.bin": b"second, longer"}
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    write_atomic(path, b"old")
+
+    def create(beside: Path) -> None:
+        assert beside.parent == path.parent, "a rename is atomic within one folder only"
+        beside.write_bytes(b"half")
+        assert path.read_bytes() == b"old"
+        beside.write_bytes(b"half and half")
+
+    create_atomic(path, create)
+    assert tree(tmp_path) == {"file.bin": b"half and half"}
+
+
+def test_is_flushed_to_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    write_atomic(tmp_path / "file.bin", b"x")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), ValueError("bad")])
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_an_exception_while_writing_changes_nothing(
+    tmp_path: Path, error: BaseException, before: bytes | None
+) -> None:
+    path = tmp_path / "file.bin"
+    if before is not None:
+        path.write_bytes(before)
+    untouched = tree(tmp_path)
+
+    def create(beside: Path) -> None:
+        beside.write_bytes(b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        create_atomic(path, create)
+    assert tree(tmp_path) == untouched
+
+
+def test_a_full_disk_is_one_clear_error_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def create(beside: Path) -> None:
+        beside.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left on device; choose another folder") as caught:
+        create_atomic(path, create)
+    assert str(path) in str(caught.value)
+    assert tree(tmp_path) == {"file.bin": b"old"}
+
+
+def test_a_left_over_part_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file.bin.part").write_bytes(b"from a killed run, longer than the new content")
+    write_atomic(tmp_path / "file.bin", b"new")
+    assert tree(tmp_path) == {"file.bin": b"new"}
+
+
+def test_a_path_below_a_file_or_that_is_a_folder_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a file")
+    (tmp_path / "folder").mkdir()
+    untouched = tree(tmp_path)
+    with pytest.raises(InputError, match="output: found "):
+        write_atomic(tmp_path / "file" / "x.bin", b"x")
+    with pytest.raises(InputError, match="output: found "):
+        write_atomic(tmp_path / "folder", b"x")
+    assert tree(tmp_path) == untouched
+
+
+def test_check_writable_accepts_what_can_be_made_and_makes_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    check_writable(tmp_path / "not" / "there" / "yet")
+    assert tree(tmp_path) == {}
+
+
+def test_check_writable_refuses_files(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    for path in (file, file / "below", file / "far" / "below"):
+        with pytest.raises(InputError, match=f"{file} is a file"):
+            check_writable(path)
+
+
+def test_check_writable_refuses_a_folder_without_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # root may write anywhere
+    with pytest.raises(InputError, match="Permission denied; choose another folder"):
+        check_writable(tmp_path / "out")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_an_input_error_has_four_pieces_on_one_line() -> None:
+    error = InputError("delta", 1.5, "a number above 0 and up to 1", "give a share")
+    assert str(error) == "delta: found 1.5; allowed: a number above 0 and up to 1; give a share"
+    assert (error.name, error.found, error.allowed, error.advice) == (
+        "delta",
+        1.5,
+        "a number above 0 and up to 1",
+        "give a share",
+    )
+    assert str(InputError("delta", "x", "numbers")) == "delta: found 'x'; allowed: numbers"
+    assert str(InputError("X", said("shape (3,)"), "2 dimensions")) == (
+        "X: found shape (3,); allowed: 2 dimensions"
+    )
+    assert isinstance(error, CritmassError)
+    assert isinstance(error, ValueError)
+    assert issubclass(StoreError, InputError)
+
+
+def test_a_found_value_is_cut_and_stays_on_one_line() -> None:
+    message = str(InputError("x", said("line\nbreak " + 1000 * "a"), "less"))
+    assert "\n" not in message
+    assert message.startswith("x: found line break aaa")
+    assert message.endswith("aaa...; allowed: less")
+    assert len(message) < 160
+
+
+def test_an_unknown_name_shows_what_there_is_and_what_is_near() -> None:
+    assert str(unknown("score", "rigde", ["ridge", "cka"])) == (
+        "score: found 'rigde'; allowed: cka, ridge; did you mean 'ridge'?"
+    )
+    assert str(unknown("score", "zzz", ["ridge", "cka"])) == "score: found 'zzz'; allowed: cka, ridge"
+    assert "did you mean 'cka' or 'cka-biased'?" in str(unknown("score", "cka-", ["cka", "cka-biased"]))
+
+
+def test_a_missing_extra_says_how_to_get_it() -> None:
+    assert require("json", package="json", extra="x", purpose="y").loads("1") == 1
+    with pytest.raises(MissingExtraError) as caught:
+        require("no_such_module_here", package="no-such", extra="demo", purpose="the model lite0:")
+    assert str(caught.value) == (
+        'the model lite0: needs the package "no-such"; next: pip install "critmass[demo]"'
+    )
+    assert isinstance(caught.value, ImportError)
+    assert isinstance(caught.value, CritmassError)
