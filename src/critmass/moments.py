@@ -1,0 +1,222 @@
+"""One pass over the rows -> sufficient statistics, from which every score of every part follows.
+
+Moments add: over blocks, shards and machines. Sums are float64, over rows shifted by a constant vector
+close to their mean, so that centring later loses no digits. Memory is O(d²), whatever the number of rows.
+Source: the sums behind linear CKA (Kornblith 2019; Song 2012 for the debiased one) and ridge regression.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from critmass.arrays import (
+    BLOCK_ROWS,
+    Floats,
+    Matrix,
+    add_gram,
+    add_product,
+    blocks,
+    symmetric,
+)
+from critmass.errors import InputError, said
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over rows x (shifted), targets t and row weights w (1 where none are given).
+
+    Attributes
+    ----------
+    shift : array of shape (n_neurons,)
+        What was taken from every row; moments with different shifts do not add.
+    n_rows : int
+    weight : float
+        Sum of w.
+    sum : array of shape (n_neurons,)
+        Sum of w x.
+    gram : array of shape (n_neurons, n_neurons)
+        Sum of w x xᵀ.
+    target_sum : array of shape (n_targets,)
+        Sum of w t.
+    cross : array of shape (n_neurons, n_targets)
+        Sum of w x tᵀ.
+    squares, mixed : arrays of shape (n_neurons, n_neurons), or None
+        Sums of (x∘x)(x∘x)ᵀ and of x (x∘x)ᵀ; only where debiased CKA asks for them.
+    """
+
+    shift: Floats
+    n_rows: int
+    weight: float
+    sum: Floats
+    gram: Floats
+    target_sum: Floats
+    cross: Floats
+    squares: Floats | None = None
+    mixed: Floats | None = None
+
+    def __add__(self, other: Moments) -> Moments:
+        return self._combined(other, np.add)
+
+    def __sub__(self, other: Moments) -> Moments:
+        """Return the moments of the rows in `self` that are not in `other`."""
+        return self._combined(other, np.subtract)
+
+    def _combined(self, other: Moments, operation: Callable[[Any, Any], Any]) -> Moments:
+        if not np.array_equal(self.shift, other.shift):
+            raise InputError("moments", said("different shifts"), "one shift for all moments of a sum")
+        values = {}
+        for entry in fields(self):
+            mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
+            if (mine is None) != (theirs is None):
+                raise InputError("moments", said(f"{entry.name} in one only"), "the same sums in both")
+            values[entry.name] = mine if mine is None or entry.name == "shift" else operation(mine, theirs)
+        return Moments(**{**values, "n_rows": int(values["n_rows"])})
+
+    @property
+    def mean(self) -> Floats:
+        """Weighted mean of the rows (not shifted), shape (n_neurons,)."""
+        return self.shift + self.sum / self.weight
+
+    @functools.cached_property
+    def scatter(self) -> Floats:
+        """Weighted sum of centred outer products, shape (n_neurons, n_neurons)."""
+        scatter = np.outer(self.sum, self.sum / -self.weight)
+        scatter += self.gram
+        return scatter
+
+    @property
+    def target_mean(self) -> Floats:
+        """Weighted mean of the targets, shape (n_targets,)."""
+        return self.target_sum / self.weight
+
+    @property
+    def target_scatter(self) -> Floats:
+        """Weighted sum of centred rows times centred targets, shape (n_neurons, n_targets)."""
+        return self.cross - np.outer(self.sum, self.target_mean)
+
+    @property
+    def scale(self) -> Floats:
+        """Weighted standard deviation of each neuron (divisor: the weight); 1 for a constant neuron."""
+        return scale_of(np.diag(self.scatter) / self.weight, self.mean, self.n_rows)
+
+
+def scale_of(variance: Floats, mean: Floats, n_rows: int) -> Floats:
+    """Return the standard deviation of each neuron, 1 for a constant one, shape (n_neurons,).
+
+    A neuron counts as constant where its variance is within rounding error of its mean's square, the
+    rule of scikit-learn's StandardScaler.
+    """
+    noise = n_rows * np.finfo(np.float64).eps
+    constant = variance <= noise * np.abs(variance) + (noise * np.abs(mean)) ** 2
+    return np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
+
+
+def shift_of(x: Matrix) -> Floats:
+    """Return the mean of the first block of rows: the shift for moments of `x` or of any rows like it."""
+    first = np.asarray(x[slice(0, BLOCK_ROWS)], dtype=np.float64)
+    mean: Floats = np.nan_to_num(first.mean(axis=0), posinf=0.0, neginf=0.0)
+    return mean
+
+
+def accumulate(
+    x: Matrix,
+    *,
+    targets: Callable[[slice], Floats] | None = None,
+    weights: Floats | None = None,
+    shift: Floats | None = None,
+    fourth: bool = False,
+    roles: NDArray[np.intp] | None = None,
+    name: str = "rows",
+    progress: Callable[[int], None] | None = None,
+) -> list[Moments]:
+    """Return the moments of `x`, one for each role, in one pass over its rows.
+
+    Parameters
+    ----------
+    x : matrix of shape (n_samples, n_neurons)
+    targets : callable (rows) -> array of shape (len(rows), n_targets), optional
+        Targets of a block of rows, made when needed (a one-hot matrix is never whole in memory).
+    weights : array of shape (n_samples,), optional
+        Non-negative row weights.
+    shift : array of shape (n_neurons,), optional
+        By default `shift_of(x)`.
+    fourth : bool
+        Also the sums for debiased CKA (they triple the pass); unweighted.
+    roles : array of shape (n_samples,), optional
+        Rows with role i go to the i-th moments returned; by default one role for all.
+    name : str
+        What the rows are called in errors.
+    progress : callable, optional
+        Told the number of rows after each block.
+
+    Raises
+    ------
+    InputError
+        Naming the first row and neuron that is not finite.
+    """
+    d = x.shape[1]
+    shift = shift_of(x) if shift is None else shift
+    n_targets = 0 if targets is None else targets(slice(0, 0)).shape[1]
+    n_roles = 1 if roles is None else int(roles.max()) + 1
+    totals = [_Totals(d, n_targets, fourth=fourth) for _ in range(n_roles)]
+    for rows, shifted in blocks(x, name, shift=shift):
+        target = None if targets is None else targets(rows)
+        weight = None if weights is None else weights[rows]
+        for role, total in enumerate(totals):
+            mine = slice(None) if roles is None else roles[rows] == role
+            total.add(
+                shifted[mine],
+                None if target is None else target[mine],
+                None if weight is None else weight[mine],
+            )
+        if progress is not None:
+            progress(len(shifted))
+    return [total.moments(shift) for total in totals]
+
+
+class _Totals:
+    """Sums in the making: Fortran-ordered, so that BLAS adds to them in place; upper triangles only."""
+
+    def __init__(self, d: int, n_targets: int, *, fourth: bool) -> None:
+        self.n_rows, self.weight = 0, 0.0
+        self.sum, self.target_sum = np.zeros(d), np.zeros(n_targets)
+        self.gram = np.zeros((d, d), order="F")
+        self.cross = np.zeros((d, n_targets), order="F")
+        self.squares = np.zeros((d, d), order="F") if fourth else None
+        self.mixed = np.zeros((d, d), order="F") if fourth else None
+
+    def add(self, x: Floats, targets: Floats | None, weights: Floats | None) -> None:
+        if len(x) == 0:
+            return
+        heavy = x if weights is None else np.sqrt(weights)[:, None] * x
+        self.n_rows += len(x)
+        self.weight += len(x) if weights is None else float(weights.sum())
+        self.sum += x.sum(axis=0) if weights is None else weights @ x
+        self.gram = add_gram(self.gram, heavy)
+        if targets is not None:
+            scaled = targets if weights is None else weights[:, None] * targets
+            self.target_sum += scaled.sum(axis=0)
+            self.cross = add_product(self.cross, x, scaled)
+        if self.squares is not None and self.mixed is not None:
+            squared = x * x
+            self.squares = add_gram(self.squares, squared)
+            self.mixed = add_product(self.mixed, x, squared)
+
+    def moments(self, shift: Floats) -> Moments:
+        return Moments(
+            shift=shift,
+            n_rows=self.n_rows,
+            weight=self.weight,
+            sum=self.sum,
+            gram=symmetric(self.gram),
+            target_sum=self.target_sum,
+            cross=self.cross,
+            squares=None if self.squares is None else symmetric(self.squares),
+            mixed=self.mixed,
+        )

@@ -1,0 +1,328 @@
+"""Linear CKA of parts with the whole, and of any two parts: exact, for every size at once.
+
+The HSIC of two parts S and T is a bilinear form in their masks, m_Sᵀ H m_T, with one matrix H of shape
+(n_neurons, n_neurons) for each estimator; so cumulative sums over H give every prefix of an order.
+Sources: CKA, Kornblith et al. 2019; debiased HSIC, Song et al. 2012 (eq. 5); minibatch CKA, Nguyen et al.
+2021. ALGORITHMS in docs/architecture.md derives H. Standardising neurons is not part of CKA.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from critmass.arrays import Floats, Indices, Matrix, require_finite
+from critmass.errors import InputError, said, unknown
+from critmass.features import Features
+from critmass.moments import Moments, accumulate
+from critmass.parts import Parts
+from critmass.progress import Progress
+from critmass.scores.base import Measurement
+
+Estimator = Literal["debiased", "biased", "minibatch"]
+ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased", "minibatch")
+BATCH_ROWS = 256
+JACKKNIFE_GROUPS = 32
+MINIMUM_ROWS = 4
+
+
+def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> float:
+    """Return the linear CKA of two representations of the same samples.
+
+    Parameters
+    ----------
+    x, y : arrays of shape (n_samples, n_neurons_x), (n_samples, n_neurons_y)
+    estimator : "debiased", "biased" or "minibatch"
+        Debiased needs 4 samples or more, and may leave [0, 1] slightly. Minibatch: the mean of debiased
+        HSICs over batches of 256 to 511 consecutive rows.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not match, values that are not finite, or a representation that is constant.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(20, 3))
+    >>> round(cka(x, 2 * x + 1), 12)
+    1.0
+    """
+    a, b = (_representation(name, value) for name, value in (("x", x), ("y", y)))
+    _check_estimator(estimator)
+    if len(a) != len(b):
+        raise InputError("y", said(f"{len(b)} samples"), f"{len(a)} samples, as in x")
+    _check_rows("x", len(a), estimator)
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    widths = a.shape[1], b.shape[1]
+    if estimator != "minibatch" and len(a) < sum(widths):
+        gram_a, gram_b = a @ a.T, b @ b.T
+        everyone = np.zeros((len(a), 0))
+        cross, own_a, own_b = (
+            float(_hsic_of_grams(one, other, everyone, estimator)[0])
+            for one, other in ((gram_a, gram_b), (gram_a, gram_a), (gram_b, gram_b))
+        )
+    else:
+        h = kernel(np.concatenate([a, b], axis=1), estimator)
+        first, second = np.split(np.eye(2, dtype=np.float64).repeat(widths, axis=1), 2)
+        cross, own_a, own_b = (
+            float((u @ h @ v.T)[0, 0]) for u, v in ((first, second), (first,) * 2, (second,) * 2)
+        )
+    for name, own in (("x", own_a), ("y", own_b)):
+        if not own > 0:
+            raise InputError(name, said("no variance that can be measured"), "a representation that varies")
+    return cross / float(np.sqrt(own_a * own_b))
+
+
+def kernel(x: Matrix, estimator: Estimator, *, name: str = "rows") -> Floats:
+    """Return H, shape (n_neurons, n_neurons): the HSIC of parts S and T is the sum of H over S x T."""
+    _check_rows(name, x.shape[0], estimator)
+    if estimator != "minibatch":
+        return _kernel(accumulate(x, fourth=estimator == "debiased", name=name)[0], estimator)
+    batches = list(_batches(x.shape[0]))
+    total = np.zeros((x.shape[1],) * 2)
+    for rows in batches:
+        total += _kernel(accumulate(np.asarray(x[rows]), fourth=True, name=name)[0], "debiased")
+    return total / len(batches)
+
+
+def prefixes(h: Floats, orders: Indices, sizes: Indices) -> Floats:
+    """Return the CKA of each prefix with the whole.
+
+    Parameters
+    ----------
+    h : array of shape (n_neurons, n_neurons)
+        From `kernel`.
+    orders : array of shape (n_repeats, n_neurons)
+    sizes : array of shape (n_sizes,)
+
+    Returns
+    -------
+    array of shape (n_repeats, n_sizes)
+        0 for a part without variance that can be measured; 1 for the whole.
+    """
+    row_sums, whole = h.sum(axis=1), h.sum()
+    if not whole > 0:
+        raise InputError(
+            "features", said("no variance that can be measured"), "a layer that varies over rows"
+        )
+    out = np.empty((len(orders), len(sizes)))
+    for repeat, order in enumerate(orders):
+        ordered = h.take(order, axis=0).take(order, axis=1)
+        own = np.cumsum(2.0 * np.tril(ordered, -1).sum(axis=1) + np.diag(ordered))[sizes - 1]
+        with_whole = np.cumsum(row_sums[order])[sizes - 1]
+        out[repeat] = _ratio(with_whole, own, whole)
+    out[:, sizes == h.shape[0]] = 1.0
+    return out
+
+
+def pairs(h: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return the CKA of every part in `first` with every part in `second`.
+
+    Parameters
+    ----------
+    h : array of shape (n_neurons, n_neurons)
+        From `kernel`.
+    first, second : arrays of bool, shape (n_parts, n_neurons)
+        Masks of the parts.
+
+    Returns
+    -------
+    array of shape (n_parts_first, n_parts_second)
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    own_a, own_b = (np.einsum("id,id->i", mask @ h, mask) for mask in (a, b))
+    return _ratio(a @ h @ b.T, own_a[:, None], own_b[None, :])
+
+
+@dataclass(frozen=True)
+class CKA:
+    """Linear CKA of a part with the whole, on each test split; needs no labels."""
+
+    estimator: Estimator = "debiased"
+    label_free = True
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "cka" if self.estimator == "debiased" else f"cka-{self.estimator}"
+
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:  # noqa: ARG002
+        """Bytes that each way needs."""
+        n = max(features.splits[split].x.shape[0] for split in features.tests)
+        return {"moments": 10 * 8 * features.n_neurons**2, "rows": 6 * 8 * n**2 + 16 * n * features.n_neurons}
+
+    def from_moments(
+        self,
+        features: Features,
+        parts: Parts,
+        sizes: Indices,
+        *,
+        seed: int,  # noqa: ARG002
+        progress: Progress,
+    ) -> Mapping[str, Measurement]:
+        """Measure all sizes from moments; intervals from a delete-a-group jackknife."""
+        return {
+            split: self._on_moments(features.splits[split].x, f"X of {split!r}", parts, sizes, progress)
+            for split in features.tests
+        }
+
+    def from_rows(
+        self,
+        features: Features,
+        parts: Parts,
+        sizes: Indices,
+        *,
+        seed: int,  # noqa: ARG002
+        progress: Progress,
+    ) -> Mapping[str, Measurement]:
+        """Measure from n x n Gram matrices, grown along each order: for layers much wider than n."""
+        return {
+            split: self._on_rows(features.splits[split].x, f"X of {split!r}", parts, sizes, progress)
+            for split in features.tests
+        }
+
+    def _on_moments(
+        self, x: Matrix, name: str, parts: Parts, sizes: Indices, progress: Progress
+    ) -> Measurement:
+        if self.estimator == "minibatch":
+            scores = prefixes(kernel(x, self.estimator, name=name), parts.orders, sizes)
+            return _measurement(scores, None)
+        n, fourth = x.shape[0], self.estimator == "debiased"
+        _check_rows(name, n, self.estimator)
+        groups = _jackknife_groups(n)
+        total = accumulate(x, fourth=fourth, name=name)[0]
+        scores = prefixes(_kernel(total, self.estimator), parts.orders, sizes)
+        without = np.empty((groups, *scores.shape))
+        for group in range(groups):
+            progress("CKA intervals", group, groups)
+            part = accumulate(np.asarray(x[np.arange(group, n, groups)]), fourth=fourth, shift=total.shift)[0]
+            without[group] = prefixes(_kernel(total - part, self.estimator), parts.orders, sizes)
+        progress("CKA intervals", groups, groups)
+        return _measurement(scores, without)
+
+    def _on_rows(self, x: Matrix, name: str, parts: Parts, sizes: Indices, progress: Progress) -> Measurement:
+        rows = np.asarray(x[:], dtype=np.float64)
+        _check_rows(name, len(rows), self.estimator)
+        require_finite(name, rows, range(len(rows)))
+        rows = rows - rows.mean(axis=0)
+        minibatch = self.estimator == "minibatch"
+        groups = 0 if minibatch else _jackknife_groups(len(rows))
+        sections = [rows[section] for section in _batches(len(rows))] if minibatch else [rows]
+        members = [
+            (np.arange(len(section))[:, None] % max(groups, 1) == np.arange(groups)).astype(np.float64)
+            for section in sections
+        ]
+
+        def hsic(grams: Sequence[Floats], others: Sequence[Floats]) -> Floats:
+            estimator: Estimator = "debiased" if minibatch else self.estimator
+            triples = zip(grams, others, members, strict=True)
+            total: Floats = np.sum([_hsic_of_grams(*triple, estimator) for triple in triples], axis=0)
+            return total
+
+        whole = [section @ section.T for section in sections]
+        own_whole = hsic(whole, whole)
+        values = np.empty((1 + groups, parts.repeats, len(sizes)))
+        for repeat, order in enumerate(parts.orders):
+            part, start = [np.zeros_like(gram) for gram in whole], 0
+            for index, size in enumerate(sizes):
+                progress("CKA of parts", repeat * len(sizes) + index, parts.repeats * len(sizes))
+                for gram, section in zip(part, sections, strict=True):
+                    columns = section[:, order[start:size]]
+                    gram += columns @ columns.T
+                start = size
+                ratio = _ratio(hsic(part, whole), hsic(part, part), own_whole)
+                values[:, repeat, index] = 1.0 if size == len(order) else ratio
+        return _measurement(values[0], values[1:] if groups else None)
+
+
+def _kernel(moments: Moments, estimator: Estimator) -> Floats:
+    if estimator == "biased":
+        return moments.scatter**2
+    n, c, s = moments.n_rows, moments.gram, moments.sum
+    assert moments.squares is not None  # noqa: S101
+    assert moments.mixed is not None  # noqa: S101
+    q, weighted = moments.squares, s[:, None] * moments.mixed
+    trace = c * c - q
+    rows = np.outer(s, s) * c - weighted - weighted.T + q
+    sums = s * s - np.diag(c)
+    return (trace - 2.0 / (n - 2) * rows + np.outer(sums, sums / ((n - 1) * (n - 2)))) / (n * (n - 3))
+
+
+def _hsic_of_grams(k: Floats, l: Floats, member: Floats, estimator: Estimator) -> Floats:  # noqa: E741
+    """Return the HSIC of two Gram matrices: of all rows, then without each group, shape (1 + n_groups,).
+
+    `member`, shape (n_samples, n_groups), is 1 where a row belongs to a group.
+    """
+    if estimator == "debiased":
+        k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
+    member = np.concatenate([np.zeros((len(k), 1)), member], axis=1)
+    kept = 1.0 - member
+    product = k * l
+    trace = np.einsum("ig,ig->g", product @ kept, kept)
+    k_rows, l_rows = k @ kept, l @ kept
+    rows = np.einsum("ig,ig,ig->g", k_rows, l_rows, kept)
+    k_sum, l_sum = (np.einsum("ig,ig->g", value, kept) for value in (k_rows, l_rows))
+    n = kept.sum(axis=0)
+    hsic: Floats
+    if estimator == "biased":
+        hsic = trace - 2.0 / n * rows + k_sum * l_sum / n**2
+    else:
+        hsic = (trace + k_sum * l_sum / ((n - 1) * (n - 2)) - 2.0 / (n - 2) * rows) / (n * (n - 3))
+    return hsic
+
+
+def _ratio(cross: Floats, own: Floats, whole: Floats | float) -> Floats:
+    product = np.asarray(own * whole)
+    measurable = (own > 0) & (np.asarray(whole) > 0)
+    return np.where(measurable, cross / np.sqrt(np.where(measurable, product, 1.0)), 0.0)
+
+
+def _measurement(scores: Floats, without: Floats | None) -> Measurement:
+    """Return the measurement; `without` has the scores without each group, which are its units."""
+    covariance, units = None, 0
+    if without is not None and len(without) > 1:
+        units = len(without)
+        pseudo = units * scores - (units - 1) * without
+        pseudo = np.concatenate([pseudo, np.ones((units, 1, scores.shape[1]))], axis=1)
+        pseudo -= pseudo.mean(axis=0)
+        covariance = np.einsum("gim,gjm->mij", pseudo, pseudo) / (units - 1)
+    return Measurement(scores, 1.0, covariance, units, None, np.ones(scores.shape, dtype=bool))
+
+
+def _jackknife_groups(n: int) -> int:
+    """Return how many groups of rows there are; 0 where deleting one would leave too few."""
+    groups = min(JACKKNIFE_GROUPS, n // 2)
+    return groups if n - -(-n // max(groups, 1)) >= MINIMUM_ROWS else 0
+
+
+def _batches(n: int) -> Iterator[slice]:
+    count = max(1, n // BATCH_ROWS)
+    edges = [n * i // count for i in range(count + 1)]
+    return (slice(a, b) for a, b in itertools.pairwise(edges))
+
+
+def _representation(name: str, value: ArrayLike) -> Floats:
+    array = np.asarray(value)
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise InputError(
+            name, said(f"shape {array.shape}, dtype {array.dtype}"), "numbers, samples x neurons"
+        )
+    array = array.astype(np.float64)
+    require_finite(name, array, range(len(array)))
+    return array
+
+
+def _check_estimator(estimator: str) -> None:
+    if estimator not in ESTIMATORS:
+        raise unknown("estimator", estimator, ESTIMATORS)
+
+
+def _check_rows(name: str, n: int, estimator: Estimator) -> None:
+    least = 2 if estimator == "biased" else MINIMUM_ROWS
+    if n < least:
+        raise InputError(name, said(f"{n} rows"), f"{least} rows or more for {estimator} CKA")

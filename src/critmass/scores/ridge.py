@@ -1,0 +1,220 @@
+"""The ridge probe: test performance of a ridge regression trained on each part, exact, all sizes at once.
+
+Classes are one-vs-rest ±1 targets, as in scikit-learn's RidgeClassifier, and λ is its alpha on
+standardised columns. Here: what is fitted on which rows, how λ is chosen, how rows are scored. The
+algebra is in ridge_solvers.py. Memory does not grow with the number of rows (moments), nor with the
+number of neurons squared (rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from critmass.arrays import SCORED_ROWS, Floats, Indices, blocks
+from critmass.errors import InputError, said
+from critmass.features import Features, Split
+from critmass.moments import Moments, accumulate
+from critmass.parts import Parts
+from critmass.progress import Progress, counted
+from critmass.scores.base import Credit, Measurement, Tally, resolve_metric
+from critmass.scores.ridge_solvers import (
+    Dual,
+    Probe,
+    Problem,
+    fit_probes,
+    make_jobs,
+    predict,
+    targets_of,
+)
+
+PENALTIES = tuple(10.0**power for power in range(-5, 3))
+"""Default grid: λ divided by the number of fit rows and the mean variance of a column, so free of scale."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Test performance of a ridge probe trained on the part.
+
+    Attributes
+    ----------
+    regularisation : float or None
+        λ, scikit-learn's alpha. None chooses it for each size and repeat on validation rows, from
+        `PENALTIES`, ties to the larger, and refits on all training rows.
+    standardise : bool
+        Whether columns are scaled to unit variance of the rows that the probe is fitted on.
+    metric : str or None
+        "accuracy" (default) or "balanced-accuracy" for classes; "r2" for targets.
+    """
+
+    regularisation: float | None = None
+    standardise: bool = True
+    metric: str | None = None
+    label_free = False
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "ridge"
+
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:  # noqa: ARG002
+        """Bytes that each way needs."""
+        n = features.splits["train"].x.shape[0]
+        tests = max(features.splits[split].x.shape[0] for split in features.tests)
+        factors = 1 + parts.repeats * (len(PENALTIES) if self.regularisation is None else 1)
+        return {
+            "moments": 8 * features.n_neurons**2 * (8 + factors),
+            "rows": 8 * (n + tests) * (2 * features.n_neurons + 4 * n),
+        }
+
+    def from_moments(
+        self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress
+    ) -> Mapping[str, Measurement]:
+        """Measure all sizes from moments of the training rows."""
+        train = features.splits["train"]
+        held_out = self._held_out(features, seed)
+        moments = accumulate(
+            train.x,
+            targets=targets_of(features, train),
+            roles=held_out,
+            name="X of 'train'",
+            progress=counted(progress, "moments", train.x.shape[0]),
+        )
+        full = moments[0] if len(moments) == 1 else moments[0] + moments[1]
+        if self.regularisation is not None:
+            penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
+        else:
+            fit = self._problem(moments[0], features)
+            validation = _validation(features, held_out)
+            per_row = self._choose(fit, validation, features, parts, sizes, progress)
+            penalties = per_row * fit.unit * (full.weight / moments[0].weight)
+        problem = self._problem(full, features)
+        progress("fitting probes", 0, 1)
+        rows = sum(features.splits[split].x.shape[0] for split in features.tests)
+        probes = fit_probes(problem, make_jobs(parts, sizes, penalties), rows)
+        progress("fitting probes", 1, 1)
+        return {
+            split: self._score(problem, probes, features, split, penalties, progress)
+            for split in features.tests
+        }
+
+    def from_rows(
+        self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress
+    ) -> Mapping[str, Measurement]:
+        """Measure from n x n Gram matrices, grown along each order: for layers much wider than n."""
+        train = features.splits["train"]
+        held_out = self._held_out(features, seed)
+        if self.regularisation is not None:
+            penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
+        else:
+            validation = _validation(features, held_out)
+            fit_split = train if held_out is None else train.take(np.flatnonzero(held_out == 0))
+            fit = Dual.of(features, fit_split, standardise=self.standardise)
+            credit = Credit.on(self._metric(features), validation, "validation")
+            everything = slice(0, validation.x.shape[0])
+            grid = [np.full((parts.repeats, len(sizes)), penalty * fit.unit) for penalty in PENALTIES]
+            tried = fit.predictions(validation.x, "X of 'validation'", parts, sizes, grid, progress)
+            scores = [_total_credit(credit, predictions, everything)[:-1] for predictions in tried]
+            per_row = _winner(np.stack(scores))
+            penalties = per_row * fit.unit * (train.x.shape[0] / fit_split.x.shape[0])
+        problem = Dual.of(features, train, standardise=self.standardise)
+        out = {}
+        for name in features.tests:
+            split = features.splits[name]
+            tally = self._tally(features, name, penalties.shape)
+            (predictions,) = problem.predictions(
+                split.x, f"X of {name!r}", parts, sizes, [penalties], progress
+            )
+            tally.add(slice(0, split.x.shape[0]), predictions)
+            out[name] = tally.measurement(
+                regularisation=penalties, converged=np.ones(penalties.shape, dtype=bool)
+            )
+        return out
+
+    def _metric(self, features: Features) -> str:
+        return resolve_metric(self.metric, features.task)
+
+    def _problem(self, moments: Moments, features: Features) -> Problem:
+        return Problem.of(moments, standardise=self.standardise, classify=features.task == "classification")
+
+    def _held_out(self, features: Features, seed: int) -> Indices | None:
+        """Return 1 for training rows to choose λ on and 0 for the others; None where that is not needed."""
+        if self.regularisation is not None or "validation" in features.splits:
+            return None
+        roles = np.zeros(features.splits["train"].x.shape[0], dtype=np.intp)
+        roles[features.validation_rows(seed)] = 1
+        return roles
+
+    def _tally(self, features: Features, split: str, shape: tuple[int, int]) -> Tally:
+        credit = Credit.on(self._metric(features), features.splits[split], split)
+        return Tally(features, features.splits[split], credit, *shape)
+
+    def _choose(
+        self,
+        fit: Problem,
+        validation: Split,
+        features: Features,
+        parts: Parts,
+        sizes: Indices,
+        progress: Progress,
+    ) -> Floats:
+        """Return the winning penalty per row of each repeat and size, shape (n_repeats, n_sizes)."""
+        credit = Credit.on(self._metric(features), validation, "validation")
+        shape = (parts.repeats, len(sizes))
+        scores = np.zeros((len(PENALTIES), *shape))
+        for index, penalty in enumerate(PENALTIES):
+            progress("choosing λ", index, len(PENALTIES))
+            jobs = make_jobs(parts, sizes, np.full(shape, penalty * fit.unit))
+            probes = fit_probes(fit, jobs, validation.x.shape[0])
+            for rows, x in blocks(validation.x, "X of 'validation'", size=SCORED_ROWS):
+                scores[index] += _total_credit(credit, predict(fit, probes, x, shape), rows)[:-1]
+        progress("choosing λ", len(PENALTIES), len(PENALTIES))
+        return _winner(scores)
+
+    def _score(
+        self,
+        problem: Problem,
+        probes: Sequence[Probe],
+        features: Features,
+        name: str,
+        penalties: Floats,
+        progress: Progress,
+    ) -> Measurement:
+        x = features.splits[name].x
+        tally = self._tally(features, name, penalties.shape)
+        count = counted(progress, f"scoring {name}", x.shape[0])
+        for rows, block in blocks(x, f"X of {name!r}", size=SCORED_ROWS):
+            tally.add(rows, predict(problem, probes, block, penalties.shape))
+            count(len(block))
+        converged = np.ones(penalties.shape, dtype=bool)  # the solution is exact
+        return tally.measurement(regularisation=penalties, converged=converged)
+
+
+def _validation(features: Features, held_out: Indices | None) -> Split:
+    if held_out is None:
+        return features.splits["validation"]
+    rows = np.flatnonzero(held_out)
+    if len(rows) == 0:
+        raise InputError(
+            "X of 'train'",
+            said(f"{len(held_out)} rows, none to spare for validation"),
+            "enough rows to set a fifth of them aside",
+            "fix the regularisation, or give a validation split",
+        )
+    return features.splits["train"].take(rows)
+
+
+def _total_credit(credit: Credit, predictions: Floats, rows: slice) -> Floats:
+    """Return the sum of these rows' credits, shape (n_repeats + 1, n_sizes)."""
+    hits = credit.hits(predictions, rows)
+    total: Floats = np.einsum("rbm,b->rm", hits, credit.weights[rows])
+    return total
+
+
+def _winner(scores: Floats) -> Floats:
+    """Return the penalty with the best score, the larger of equals; scores of shape (n_penalties, ...)."""
+    best = len(PENALTIES) - 1 - np.argmax(scores[::-1], axis=0)
+    winner: Floats = np.array(PENALTIES)[best]
+    return winner

@@ -1,0 +1,335 @@
+"""Ridge problems solved for every prefix of an order: by moments, and by rows.
+
+With G = Σ + λI in an order's basis and L its Cholesky factor, the factor of a leading block of G is the
+leading block of L. So with Z = L⁻¹b the probe of prefix k is L_k⁻ᵀ Z_k, and the outputs for rows X' grow
+one column of X'L⁻ᵀ at a time. The dual form does the same with Gram matrices of the rows, for layers much
+wider than there are rows. Knows nothing of metrics or of how λ is chosen: that is ridge.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from critmass.arrays import Floats, Indices, Matrix, cholesky, require_finite, solve_lower
+from critmass.features import Features, Split
+from critmass.moments import Moments, scale_of
+from critmass.parts import Parts
+from critmass.progress import Progress
+
+
+def targets_of(features: Features, split: Split) -> Callable[[slice], Floats]:
+    """Return the targets of a block of rows: one-hot for classes, one column otherwise."""
+    assert split.y is not None  # noqa: S101
+    y = split.y
+    if features.classes is None:
+        return lambda rows: y[rows, None].astype(np.float64)
+    codes = np.arange(len(features.classes))
+    return lambda rows: (y[rows, None] == codes).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A ridge problem over all neurons, centred and (by default) standardised.
+
+    Attributes
+    ----------
+    mean, scale : arrays of shape (n_neurons,)
+    gram : array of shape (n_neurons, n_neurons)
+        Σ, sums of products of the scaled, centred columns.
+    cross : array of shape (n_neurons, n_outputs)
+        b, the same with the centred targets.
+    intercept : array of shape (n_outputs,)
+    classify : bool
+        Whether outputs are one-vs-rest scores of classes rather than the target.
+    """
+
+    mean: Floats
+    scale: Floats
+    gram: Floats
+    cross: Floats
+    intercept: Floats
+    classify: bool
+
+    @classmethod
+    def of(cls, moments: Moments, *, standardise: bool, classify: bool) -> Problem:
+        """Return the problem; `classify` turns one-hot targets into ±1 (one output for two classes)."""
+        scale = moments.scale if standardise else np.ones(len(moments.sum))
+        cross, intercept = moments.target_scatter / scale[:, None], moments.target_mean
+        if classify:
+            chosen = slice(1, 2) if len(intercept) == 2 else slice(None)
+            cross, intercept = 2.0 * cross[:, chosen], 2.0 * intercept[chosen] - 1.0
+        gram = moments.scatter / scale
+        gram /= scale[:, None]
+        return cls(moments.mean, scale, gram, cross, intercept, classify)
+
+    @property
+    def unit(self) -> float:
+        """λ of penalty 1: the mean of the diagonal of Σ (the weight, where columns are standardised)."""
+        return float(np.trace(self.gram)) / len(self.gram)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The probes of some prefixes of one order at one λ, and where their predictions go.
+
+    Attributes
+    ----------
+    order : array of shape (n_neurons,)
+    sizes : array of shape (n_sizes_here,), ascending
+    penalty : float
+        λ.
+    repeat : int
+        Row of the predictions; the number of repeats for the whole layer.
+    columns : array of shape (n_sizes_here,)
+        Columns of the predictions.
+    """
+
+    order: Indices
+    sizes: Indices
+    penalty: float
+    repeat: int
+    columns: Indices
+
+
+SMALL = 8
+"""Parts of up to 1/8 of the neurons count as small in `fit_probes`."""
+
+Outputs = Iterator[tuple[int, int, Floats]]
+"""Repeat, column, and the outputs there for a block of rows, shape (n_outputs, n_rows)."""
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Probes of some jobs as explicit weights, applied in one product: cheaper for few sizes.
+
+    Attributes
+    ----------
+    jobs : sequence of Job
+    neurons : array of shape (n_used,)
+        The neurons that any of the probes uses.
+    weights : array of shape (n_probes * n_outputs, n_used)
+        For raw rows; 0 for neurons outside a part. Jobs one after another, sizes within them.
+    offsets : array of shape (n_probes * n_outputs, 1)
+    """
+
+    jobs: Sequence[Job]
+    neurons: Indices
+    weights: Floats
+    offsets: Floats
+
+    @classmethod
+    def fit(cls, problem: Problem, jobs: Sequence[Job]) -> Coefficients:
+        """Solve for the weights of every size of every job."""
+        neurons = np.unique(np.concatenate([job.order[: job.sizes[-1]] for job in jobs]))
+        weights = np.concatenate([coefficients(problem, job)[:, neurons] for job in jobs]).transpose(0, 2, 1)
+        weights = weights.reshape(-1, len(neurons)) / problem.scale[neurons]
+        n_probes = len(weights) // len(problem.intercept)
+        offsets = np.tile(problem.intercept, n_probes) - weights @ problem.mean[neurons]
+        return cls(jobs, neurons, weights, offsets[:, None])
+
+    def outputs(self, x: Floats, problem: Problem) -> Outputs:
+        """Yield the outputs of each job's sizes on raw rows."""
+        used = x if len(self.neurons) == x.shape[1] else x[:, self.neurons]
+        values = self.weights @ used.T
+        values += self.offsets
+        probes = iter(values.reshape(-1, len(problem.intercept), len(x)))
+        for job in self.jobs:
+            for column in job.columns:
+                yield job.repeat, int(column), next(probes)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Probes of one job as a factor, applied by sweeping over its columns: cheaper for many sizes."""
+
+    job: Job
+    factor: Floats
+    solved: Floats
+
+    @classmethod
+    def fit(cls, problem: Problem, job: Job) -> Sweep:
+        """Return the factor of the largest prefix, and L⁻¹b."""
+        return cls(job, *_factor(problem, job))
+
+    def outputs(self, x: Floats, problem: Problem) -> Outputs:
+        """Yield the outputs of the job's sizes on raw rows; the array is reused between sizes."""
+        order = self.job.order[: len(self.factor)]
+        standard = (x[:, order] - problem.mean[order]) / problem.scale[order]
+        columns = np.ascontiguousarray(solve_lower(self.factor, standard.T))
+        total = np.repeat(problem.intercept[:, None], len(x), axis=1)
+        start = 0
+        for size, column in zip(self.job.sizes, self.job.columns, strict=True):
+            if size - start == 1:
+                total += self.solved[start][:, None] * columns[start]
+            else:
+                total += self.solved[start:size].T @ columns[start:size]
+            start = size
+            yield self.job.repeat, int(column), total
+
+
+Probe = Coefficients | Sweep
+
+
+def coefficients(problem: Problem, job: Job) -> Floats:
+    """Return the probes' weights on scaled, centred columns, shape (n_sizes, n_neurons, n_outputs).
+
+    Neurons outside a part have weight 0. One triangular solve serves all sizes: cut to its first k
+    rows, Z is mapped by L⁻ᵀ to the weights of prefix k and to zeros below them.
+    """
+    factor, solved = _factor(problem, job)
+    inside = np.arange(len(solved))[:, None] < job.sizes
+    right = (solved[:, None, :] * inside[:, :, None]).reshape(len(solved), -1)
+    weights = solve_lower(factor, right, transposed=True).reshape(len(solved), len(job.sizes), -1)
+    out = np.zeros((len(job.sizes), len(job.order), weights.shape[2]))
+    out[:, job.order[: len(solved)]] = weights.transpose(1, 0, 2)
+    return out
+
+
+def _factor(problem: Problem, job: Job) -> tuple[Floats, Floats]:
+    order = job.order[: job.sizes[-1]]
+    gram = np.asfortranarray(problem.gram.take(order, axis=0).take(order, axis=1).T)
+    gram[np.diag_indices(len(order))] += job.penalty
+    factor = cholesky(gram)
+    return factor, solve_lower(factor, problem.cross[order])
+
+
+def make_jobs(parts: Parts, sizes: Indices, penalties: Floats) -> list[Job]:
+    """Return one job for each repeat and distinct λ, and one, last, for the whole layer."""
+    jobs = []
+    for repeat, order in enumerate(parts.orders):
+        proper = penalties[repeat, :-1]
+        for penalty in np.unique(proper):
+            columns = np.flatnonzero(proper == penalty)
+            jobs.append(Job(order, sizes[columns], float(penalty), repeat, columns))
+    whole = np.arange(parts.n_neurons)
+    jobs.append(Job(whole, sizes[-1:], float(penalties[0, -1]), parts.repeats, np.array([len(sizes) - 1])))
+    return jobs
+
+
+def fit_probes(problem: Problem, jobs: Sequence[Job], n_rows: int) -> list[Probe]:
+    """Fit every job the way that costs fewer operations for `n_rows` rows to score.
+
+    Explicit weights of small parts get products of their own, which need only those few neurons.
+    """
+    d, outputs = problem.cross.shape
+    probes: list[Probe] = []
+    wide: list[Job] = []
+    for job in jobs:
+        if n_rows * (d + 2 * outputs) < len(job.sizes) * outputs * (d + 2 * n_rows):
+            probes.append(Sweep.fit(problem, job))
+            continue
+        small = job.sizes <= d // SMALL
+        narrow, rest = (
+            Job(job.order, job.sizes[which], job.penalty, job.repeat, job.columns[which])
+            for which in (small, ~small)
+        )
+        if small.any():
+            probes.append(Coefficients.fit(problem, [narrow]))
+        if not small.all():
+            wide.append(rest)
+    return [*probes, *([Coefficients.fit(problem, wide)] if wide else [])]
+
+
+def predict(problem: Problem, probes: Sequence[Probe], x: Floats, shape: tuple[int, int]) -> Floats:
+    """Return predictions for raw rows, shape (n_repeats + 1, len(x), n_sizes); the whole's are last."""
+    repeats, n_sizes = shape
+    out = np.empty((repeats + 1, n_sizes, len(x)))
+    for probe in probes:
+        for repeat, column, outputs in probe.outputs(x, problem):
+            out[repeat, column] = _predicted(outputs, classify=problem.classify)
+    _share_whole(out.transpose(0, 2, 1), out[-1, -1])
+    return out.transpose(0, 2, 1)
+
+
+def _share_whole(predictions: Floats, whole: Floats) -> None:
+    """The part of size d is the whole, whatever its order: give it the whole's own predictions."""
+    predictions[:, :, -1] = whole
+    predictions[-1] = whole[:, None]
+
+
+def _predicted(outputs: Floats, *, classify: bool) -> Floats:
+    """Return class codes, or the target itself, from outputs of shape (n_outputs, n_rows)."""
+    chosen: Floats
+    if not classify:
+        chosen = outputs[0]
+    elif len(outputs) == 1:
+        chosen = outputs[0] > 0
+    else:
+        chosen = outputs.argmax(axis=0)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Dual:
+    """The same ridge problem through Gram matrices of its rows, shape (n_samples, n_samples).
+
+    Attributes
+    ----------
+    x : array of shape (n_samples, n_neurons)
+        Scaled, centred rows.
+    y : array of shape (n_samples, n_outputs)
+        Centred targets.
+    """
+
+    x: Floats
+    y: Floats
+    mean: Floats
+    scale: Floats
+    intercept: Floats
+    classify: bool
+
+    @classmethod
+    def of(cls, features: Features, split: Split, *, standardise: bool) -> Dual:
+        """Return the problem of fitting the targets of `split`."""
+        x = np.asarray(split.x[:], dtype=np.float64)
+        require_finite("X of 'train'", x, range(len(x)))
+        targets = targets_of(features, split)(slice(0, len(x)))
+        classify = features.task == "classification"
+        if classify:
+            targets = 2.0 * (targets[:, 1:] if targets.shape[1] == 2 else targets) - 1.0
+        mean, intercept = x.mean(axis=0), targets.mean(axis=0)
+        x = x - mean
+        scale = scale_of((x**2).mean(axis=0), mean, len(x)) if standardise else np.ones(x.shape[1])
+        return cls(x / scale, targets - intercept, mean, scale, intercept, classify)
+
+    @property
+    def unit(self) -> float:
+        """λ of penalty 1, as in `Problem.unit`."""
+        return float((self.x**2).sum() / self.x.shape[1])
+
+    def predictions(
+        self,
+        x: Matrix,
+        name: str,
+        parts: Parts,
+        sizes: Indices,
+        grid: Sequence[Floats],
+        progress: Progress,
+    ) -> list[Floats]:
+        """Return predictions for rows `x`, shape (n_repeats + 1, len(x), n_sizes), for each λ array."""
+        rows = np.asarray(x[:], dtype=np.float64)
+        require_finite(name, rows, range(len(rows)))
+        rows = (rows - self.mean) / self.scale
+        out = [np.empty((parts.repeats + 1, len(rows), len(sizes))) for _ in grid]
+        walks = [*enumerate(parts.orders), (parts.repeats, np.arange(self.x.shape[1]))]
+        for repeat, order in walks:
+            progress("probes from rows", repeat, len(walks))
+            gram, between, start = np.zeros((len(self.x),) * 2), np.zeros((len(rows), len(self.x))), 0
+            last = len(sizes) - 1
+            for index in range(len(sizes)) if repeat < parts.repeats else [last]:
+                columns = order[start : sizes[index]]
+                gram, start = gram + self.x[:, columns] @ self.x[:, columns].T, sizes[index]
+                between += rows[:, columns] @ self.x[:, columns].T
+                for penalties, predictions in zip(grid, out, strict=True):
+                    penalty = penalties[min(repeat, parts.repeats - 1), index]
+                    factor = cholesky(np.asfortranarray(gram + penalty * np.eye(len(gram))))
+                    weights = solve_lower(factor, solve_lower(factor, self.y), transposed=True)
+                    predictions[repeat, :, index] = _predicted(
+                        (between @ weights + self.intercept).T, classify=self.classify
+                    )
+        for predictions in out:
+            _share_whole(predictions, predictions[-1, :, -1])
+        return out

@@ -1,0 +1,165 @@
+"""CKA against the n x n definitions, its invariances, and all prefixes against one at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import made_up
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ortho_group
+
+import critmass as cm
+from critmass.parts import make_parts, resolve_sizes
+from critmass.scores import cka as module
+
+
+def naive_biased(x, y):
+    n = len(x)
+    centring = np.eye(n) - 1 / n
+    k, m = (centring @ (a @ a.T) @ centring for a in (x, y))
+    return np.sum(k * m) / np.sqrt(np.sum(k * k) * np.sum(m * m))
+
+
+def naive_hsic_debiased(k, m):
+    n = len(k)
+    k, m = k.copy(), m.copy()
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    ones = np.ones(n)
+    return (
+        np.trace(k @ m)
+        + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * ones @ k @ m @ ones
+    ) / (n * (n - 3))
+
+
+def naive_debiased(x, y):
+    k, m = x @ x.T, y @ y.T
+    return naive_hsic_debiased(k, m) / np.sqrt(naive_hsic_debiased(k, k) * naive_hsic_debiased(m, m))
+
+
+NAIVE = {"biased": naive_biased, "debiased": naive_debiased}
+
+
+@pytest.mark.parametrize("estimator", NAIVE)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-8), (np.float32, 1e-6)])
+@pytest.mark.parametrize("n", [4, 30, 500])
+def test_equals_the_n_by_n_formula(estimator, dtype, tolerance, n):
+    generator = np.random.default_rng(n)
+    x = generator.normal(size=(n, 7)).astype(dtype) + 2
+    y = (x[:, :5] @ generator.normal(size=(5, 9))).astype(dtype) + generator.normal(size=(n, 9)).astype(dtype)
+    expected = NAIVE[estimator](x.astype(np.float64) - x.mean(0), y.astype(np.float64) - y.mean(0))
+    assert cm.cka(x, y, estimator=estimator) == pytest.approx(expected, abs=tolerance)
+
+
+def test_minibatch_is_the_mean_of_debiased_hsics_over_batches():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(700, 6))
+    y = x @ generator.normal(size=(6, 4)) + generator.normal(size=(700, 4))
+    sums = np.zeros(3)
+    for rows in (slice(0, 350), slice(350, 700)):
+        k, m = x[rows] @ x[rows].T, y[rows] @ y[rows].T
+        sums += [naive_hsic_debiased(k, m), naive_hsic_debiased(k, k), naive_hsic_debiased(m, m)]
+    expected = sums[0] / np.sqrt(sums[1] * sums[2])
+    assert cm.cka(x, y, estimator="minibatch") == pytest.approx(expected, abs=1e-10)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(5, 60),
+    d=st.integers(2, 40),
+    estimator=st.sampled_from(["biased", "debiased"]),
+)
+def test_unchanged_by_rotation_shift_and_scale(seed, n, d, estimator):
+    generator = np.random.default_rng(seed)
+    x, y = generator.normal(size=(n, d)), generator.normal(size=(n, 3)) + generator.normal(size=(n, 1))
+    turned = 7.5 * x @ ortho_group.rvs(d, random_state=generator) + 100 * generator.normal(size=d)
+    expected = NAIVE[estimator](x, y)
+    if np.isfinite(expected):
+        assert cm.cka(x, y, estimator=estimator) == pytest.approx(expected, abs=1e-8)
+        assert cm.cka(turned, y, estimator=estimator) == pytest.approx(expected, abs=1e-7)
+        assert cm.cka(y, turned, estimator=estimator) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("estimator", NAIVE)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-8), (np.float32, 1e-6)])
+def test_every_prefix_equals_the_formula_on_that_part(estimator, dtype, tolerance):
+    x, _ = made_up(n=90, d=20, dtype=dtype)
+    parts = make_parts("random", 20, repeats=3)
+    sizes = resolve_sizes("all", 20)
+    found = module.prefixes(module.kernel(x, estimator), parts.orders, sizes)
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(0)
+    for repeat, order in enumerate(parts.orders):
+        for index, size in enumerate(sizes):
+            expected = NAIVE[estimator](centred[:, order[:size]], centred)
+            assert found[repeat, index] == pytest.approx(expected, abs=tolerance)
+
+
+def test_real_features_all_sizes(real_features):
+    x = np.asarray(real_features.splits["test"].x[:300], dtype=np.float64)
+    order = make_parts("random", 1280).orders[:1]
+    sizes = resolve_sizes("paper", 1280)
+    for estimator, naive in NAIVE.items():
+        found = module.prefixes(module.kernel(x, estimator), order, sizes)[0]
+        expected = [naive(x[:, order[0, :k]], x) for k in sizes]
+        alive = np.isfinite(expected) & (x[:, order[0, 0]].std() > 0)
+        assert np.abs(found - expected)[alive].max() < 1e-8
+
+
+def test_pairs_of_any_parts():
+    x, _ = made_up(n=50, d=12)
+    generator = np.random.default_rng(1)
+    masks = generator.random((5, 12)) < 0.5
+    masks[:, 0] = True
+    for estimator, naive in NAIVE.items():
+        found = module.pairs(module.kernel(x, estimator), masks, masks[:3])
+        centred = x - x.mean(0)
+        expected = [[naive(centred[:, a], centred[:, b]) for b in masks[:3]] for a in masks]
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_jackknife_units_are_scores_without_a_group():
+    x, y = made_up(n=80, d=10)
+    fs = cm.Features.from_arrays((x, y), test=(x, y))
+    curve = cm.measure(fs, score="cka-biased", sizes=[3], repeats=2)
+    order = curve.parts.orders
+    groups = 32
+    everything, without = np.empty(2), np.empty((groups, 2))
+    for repeat in range(2):
+        everything[repeat] = naive_biased(x[:, order[repeat, :3]], x)
+        for group in range(groups):
+            keep = np.arange(80) % groups != group
+            without[group, repeat] = naive_biased(x[keep][:, order[repeat, :3]], x[keep])
+    pseudo = groups * everything - (groups - 1) * without
+    np.testing.assert_allclose(
+        curve.measurement.covariance[0, :2, :2], np.cov(pseudo.T), rtol=1e-6, atol=1e-9
+    )
+    assert curve.measurement.n_units == groups
+
+
+def test_a_constant_part_shares_nothing_and_a_constant_whole_is_refused():
+    x, y = made_up(n=40, d=6)
+    x[:, 2] = 7.0
+    fs = cm.Features.from_arrays((x, y))
+    order = [2, 0, 1, 3, 4, 5]
+    for score in ("cka", "cka-biased"):
+        assert cm.measure(fs, score=score, parts=order, sizes=[1, 2]).measurement.scores[0, 0] == 0.0
+    constant = cm.Features.from_arrays((np.ones((40, 3)), y))
+    with pytest.raises(cm.InputError, match="no variance"):
+        cm.measure(constant, score="cka")
+
+
+def test_bad_input_is_named():
+    x = np.ones((5, 2)) * np.arange(5)[:, None]
+    with pytest.raises(cm.InputError, match=r"y: found 4 samples; allowed: 5 samples"):
+        cm.cka(x, x[:4])
+    with pytest.raises(cm.InputError, match="did you mean 'debiased'"):
+        cm.cka(x, x, estimator="debaised")
+    with pytest.raises(cm.InputError, match="4 rows or more"):
+        cm.cka(x[:3], x[:3])
+    with pytest.raises(cm.InputError, match="row 1, neuron 0"):
+        cm.cka(np.array([[0.0], [np.nan], [1], [2]]), x[:4])
+    with pytest.raises(cm.InputError, match="y: found no variance"):
+        cm.cka(x, np.ones((5, 2)))

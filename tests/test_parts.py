@@ -1,0 +1,80 @@
+"""Sizes and orders, against the authors' own draws in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from critmass.errors import InputError
+from critmass.parts import PAPER_FRACTIONS, make_parts, resolve_sizes
+
+
+@pytest.mark.parametrize("d", [1, 2, 10, 384, 1280, 4096])
+def test_authors_orders_are_torch_randperm(d):
+    import torch
+
+    orders = make_parts("random", d, repeats=5, seeding="authors").orders
+    for seed in range(1, 6):
+        torch.manual_seed(seed)
+        assert orders[seed - 1].tolist() == torch.randperm(d).tolist()
+
+
+def test_random_orders_are_seeded_permutations_that_differ():
+    a, b, c = (make_parts("random", 50, repeats=4, seed=seed).orders for seed in (0, 0, 1))
+    assert (a == b).all()
+    assert (a != c).any(axis=1).all()
+    assert (np.sort(a, axis=1) == np.arange(50)).all()
+    assert len({tuple(row) for row in a.tolist()}) == 4
+
+
+def test_random_orders_put_every_neuron_everywhere_alike():
+    # Over many repeats each neuron's mean position is the middle: 6 standard errors.
+    orders = make_parts("random", 20, repeats=4000).orders
+    position = np.argsort(orders, axis=1).mean(axis=0)
+    error = np.sqrt((20**2 - 1) / 12 / 4000)
+    assert np.abs(position - 9.5).max() < 6 * error
+
+
+def test_more_repeats_begin_with_the_same_ones():
+    assert (make_parts("random", 9, repeats=2).orders == make_parts("random", 9, repeats=5).orders[:2]).all()
+
+
+@given(d=st.integers(1, 5000))
+def test_paper_sizes(d):
+    sizes = resolve_sizes("paper", d)
+    assert sizes.tolist() == sorted({max(1, int(f * d)) for f in PAPER_FRACTIONS})
+    assert sizes[-1] == d
+
+
+def test_sizes_by_number_and_fraction():
+    assert resolve_sizes([1], 10).tolist() == [1, 10]
+    assert resolve_sizes([1.0], 10).tolist() == [10]
+    assert resolve_sizes(0.25, 10).tolist() == [2, 10]
+    assert resolve_sizes([0.01, 3, 0.3, 10], 10).tolist() == [1, 3, 10]
+    assert resolve_sizes("all", 3).tolist() == [1, 2, 3]
+    assert resolve_sizes(np.array([2, 4]), 5).tolist() == [2, 4, 5]
+
+
+@pytest.mark.parametrize("bad", [0, 11, -1, 0.0, 1.5, "some", [True], [None], [float("nan")]])
+def test_bad_sizes_are_refused(bad):
+    with pytest.raises(InputError, match="sizes"):
+        resolve_sizes(bad if isinstance(bad, list | str) else [bad], 10)
+
+
+def test_explicit_orders():
+    assert make_parts([2, 0, 1], 3).orders.tolist() == [[2, 0, 1]]
+    assert make_parts(np.array([[2, 0, 1], [0, 1, 2]]), 3).repeats == 2
+    for bad in ([0, 1], [0, 0, 1], [0.0, 1.0, 2.0], [[[0, 1, 2]]], [0, 1, 3]):
+        with pytest.raises(InputError, match=r"each of the neurons 0\.\.2 once"):
+            make_parts(bad, 3)
+
+
+def test_bad_names_are_refused_with_near_matches():
+    with pytest.raises(InputError, match="did you mean 'random'"):
+        make_parts("radnom", 4)
+    with pytest.raises(InputError, match="did you mean 'authors'"):
+        make_parts("random", 4, seeding="author")
+    with pytest.raises(InputError, match="repeats: found 0"):
+        make_parts("random", 4, repeats=0)
