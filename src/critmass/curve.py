@@ -1,0 +1,161 @@
+"""Scores over sizes x repeats: the curve, and its tidy tables.
+
+A curve is what a measurement gives, with enough beside it to say what was measured. It computes nothing
+new: DR and its interval come from redundancy.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from critmass.arrays import Indices
+from critmass.errors import InputError, said, unknown
+from critmass.parts import Parts
+from critmass.redundancy import Redundancy, redundancy
+from critmass.scores.base import Measurement
+from critmass.specs import content_id
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores of the parts of one family of one layer on one test split.
+
+    Attributes
+    ----------
+    features, score, split : str
+        Names of what was measured, how, and where.
+    metric : str or None
+        What a probe's score is the mean of; None for scores that train no probe.
+    sizes : array of shape (n_sizes,)
+        Ascending; the last is the whole layer.
+    parts : Parts
+    measurement : Measurement
+    classes, groups : tuples of names, or None
+    spec : mapping
+        The MeasureSpec that asked for it, as JSON values.
+    provenance : mapping
+        Versions, and where the features come from.
+    others : mapping of str to Measurement
+        The same probes on further test splits.
+    """
+
+    features: str
+    score: str
+    split: str
+    metric: str | None
+    sizes: Indices
+    parts: Parts
+    measurement: Measurement
+    classes: tuple[int | str, ...] | None
+    groups: tuple[str, ...] | None
+    spec: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    others: Mapping[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> float:
+        """Score of the whole layer."""
+        return self.measurement.whole
+
+    @property
+    def id(self) -> str:
+        """Content id of the question this curve answers."""
+        return content_id(dict(self.spec))
+
+    @property
+    def n_neurons(self) -> int:
+        """Width of the layer, d."""
+        return self.parts.n_neurons
+
+    @property
+    def repeats(self) -> int:
+        """Number of orders measured."""
+        return self.parts.repeats
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row for each size and repeat.
+
+        Columns: size, fraction, repeat, score, whole, ratio (score / whole; null where the whole
+        scores 0 or less), regularisation (null where the score has none), converged.
+        """
+        shape = self.measurement.scores.shape
+        penalties = self.measurement.regularisation
+        return pl.DataFrame(
+            {
+                **self._index(shape),
+                "score": self.measurement.scores.ravel(),
+                "whole": np.full(shape, self.whole).ravel(),
+                "ratio": (self.measurement.scores / (self.whole if self.whole > 0 else np.nan)).ravel(),
+                "regularisation": (np.full(shape, np.nan) if penalties is None else penalties).ravel(),
+                "converged": self.measurement.converged.ravel(),
+            }
+        ).with_columns(pl.col("ratio", "regularisation").fill_nan(None))
+
+    @property
+    def by_class(self) -> pl.DataFrame:
+        """One row for each size, repeat and class: the share of the class's rows that are right."""
+        return self._by("class", self.classes, self.measurement.by_class, self.measurement.class_rows)
+
+    @property
+    def by_group(self) -> pl.DataFrame:
+        """One row for each size, repeat and group: accuracy within the group, or R² about its own mean."""
+        return self._by("group", self.groups, self.measurement.by_group, self.measurement.group_rows)
+
+    def on(self, split: str) -> Curve:
+        """Return the curve of the same probes on another test split.
+
+        Raises
+        ------
+        InputError
+            If nothing was measured on it.
+        """
+        if split == self.split:
+            return self
+        if split not in self.others:
+            raise unknown("test split", split, [self.split, *self.others])
+        others = {self.split: self.measurement, **self.others}
+        measurement = others.pop(split)
+        changed = {"split": split, "measurement": measurement, "others": others}
+        return Curve(**{**self.__dict__, **changed})
+
+    def indices(self, *, repeat: int, size: int) -> Indices:
+        """Return the neurons of one part, in the order they were drawn, shape (size,)."""
+        if not 0 <= repeat < self.repeats:
+            raise InputError("repeat", repeat, f"0 to {self.repeats - 1}")
+        if not 1 <= size <= self.n_neurons:
+            raise InputError("size", size, f"1 to {self.n_neurons}")
+        return self.parts.orders[repeat, :size]
+
+    def redundancy(self, delta: float = 0.9) -> Redundancy:
+        """Return the diffused redundancy DR(δ), with its interval and spread. See redundancy.py."""
+        return redundancy(self.measurement, sizes=self.sizes, delta=delta)
+
+    def _index(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        sizes = np.broadcast_to(self.sizes, shape).ravel()
+        repeats = np.repeat(np.arange(shape[0]), shape[1])
+        return {"size": sizes, "fraction": sizes / self.n_neurons, "repeat": repeats}
+
+    def _by(self, kind: str, names: Any, values: Any, rows: Any) -> pl.DataFrame:
+        if names is None or values is None:
+            raise InputError(
+                f"by_{kind}",
+                said(f"no {'labels' if kind == 'class' else 'groups'} on {self.split!r}"),
+                f"features with {'classes' if kind == 'class' else 'groups on the test split'}, and a probe",
+            )
+        shape = values.shape[:2]
+        index = {key: np.repeat(column, len(names)) for key, column in self._index(shape).items()}
+        n = shape[0] * shape[1]
+        return pl.DataFrame(
+            {
+                **index,
+                kind: list(names) * n,
+                "rows": np.tile(rows, n),
+                "score": values.ravel(),
+            }
+        ).with_columns(pl.col("score").fill_nan(None))

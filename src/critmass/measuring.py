@@ -1,0 +1,182 @@
+"""Features + score + parts -> curve: the question put together, answered, and kept.
+
+Chooses between a score's two ways (moments, or rows for layers much wider than there are samples) by
+what fits in memory, and refuses with advice what fits neither way.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import ArrayLike
+
+from critmass import results
+from critmass.arrays import Indices, require_memory
+from critmass.curve import Curve
+from critmass.errors import InputError, unknown
+from critmass.features import Features
+from critmass.files import check_writable
+from critmass.parts import EXPLICIT, Parts, Seeding, make_parts, resolve_sizes
+from critmass.progress import Progress, silent
+from critmass.redundancy import require_something_learned
+from critmass.scores import MomentScore, make_score
+from critmass.scores.base import resolve_metric
+from critmass.specs import MeasureSpec, content_id, validated
+
+MEMORY_GIB = 8.0
+
+
+def measure(
+    features: Features | str | os.PathLike[str],
+    *,
+    score: str = "ridge",
+    parts: str | ArrayLike = "random",
+    sizes: str | float | Sequence[int | float] = "paper",
+    repeats: int = 5,
+    seed: int = 0,
+    seeding: Seeding = "critmass",
+    metric: str | None = None,
+    regularisation: float | None = None,
+    standardise: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    existing: Literal["reuse", "replace"] = "reuse",
+    memory_gib: float = MEMORY_GIB,
+    progress: Progress | None = None,
+) -> Curve:
+    """Return the curve of a score over sizes of parts.
+
+    Parameters
+    ----------
+    features : Features or path
+        A path is opened with `Features.open`.
+    score : str
+        "ridge", "cka" (debiased, test rows), "cka-biased" or "cka-minibatch".
+    parts : str or array of shape (n_neurons,) or (n_repeats, n_neurons)
+        "random", "first", or an explicit order of all neurons.
+    sizes : "paper", "all", or numbers
+        Integers are neurons, floats fractions. The whole layer is always measured.
+    repeats : int
+        Orders to draw; families without chance run one.
+    seed : int
+        For the orders and for the rows that λ is chosen on.
+    seeding : "critmass" or "authors"
+        "authors" draws the orders that the paper's code draws (seed 0: its seeds 1..5).
+    metric : str, optional
+        For probes: "accuracy" (default), "balanced-accuracy"; "r2" for continuous targets.
+    regularisation : float, optional
+        For probes: λ (scikit-learn's alpha on standardised columns). By default chosen on validation
+        rows for each size and repeat; test rows are never seen.
+    standardise : bool
+        For probes: scale columns to unit variance.
+    out : path, optional
+        Results folder. The finished cell is written there, and results.parquet brought up to date.
+    existing : "reuse" or "replace"
+        What to do where `out` holds the answer to this very question.
+    memory_gib : float
+        Refuse work whose matrices need more than this.
+    progress : callable (what, done, total), optional
+
+    Returns
+    -------
+    Curve
+
+    Raises
+    ------
+    InputError
+        For input that cannot be used; nothing is written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(200) % 2
+    >>> X = rng.normal(size=(200, 16)) + y[:, None]
+    >>> curve = measure(Features.from_arrays((X, y)), sizes=[1, 4, 16], repeats=3)
+    >>> curve.frame.shape, curve.redundancy(0.9).n_neurons
+    ((9, 8), 16)
+    """
+    features = features if isinstance(features, Features) else Features.open(features)
+    if existing not in ("reuse", "replace"):
+        raise unknown("existing", str(existing), ["reuse", "replace"])
+    chosen = make_score(score, metric=metric, regularisation=regularisation, standardise=standardise)
+    probe = not chosen.label_free
+    if probe and features.task is None:
+        raise InputError(
+            "score", score, "a score that needs no labels: cka, cka-biased, cka-minibatch", "or give labels"
+        )
+    taken = make_parts(parts, features.n_neurons, repeats=repeats, seed=seed, seeding=seeding)
+    counts = resolve_sizes(sizes, features.n_neurons)
+    name = resolve_metric(metric, features.task) if probe else None
+    spec = validated(
+        MeasureSpec,
+        features=features.fingerprint if out is not None else "",
+        score=score,
+        metric=name,
+        parts=taken.family,
+        order=content_id(taken.orders.tolist()) if taken.family == EXPLICIT else None,
+        seeding=seeding,
+        sizes=tuple(counts.tolist()),
+        repeats=taken.repeats,
+        seed=seed,
+        regularisation=regularisation,
+        standardise=standardise if probe else None,
+    ).model_dump(mode="json")
+    if out is not None:
+        check_writable(Path(out) / results.CELLS)
+        path = results.cell_path(Path(out), spec)
+        if existing == "reuse" and path.exists():
+            curve = results.load_cell(path)
+            results.write_table(Path(out))
+            return curve
+    curve = _measured(features, chosen, taken, counts, spec, name, memory_gib, progress or silent)
+    if out is not None:
+        results.save_cell(Path(out), curve)
+        results.write_table(Path(out))
+    return curve
+
+
+def _measured(
+    features: Features,
+    score: MomentScore,
+    parts: Parts,
+    sizes: Indices,
+    spec: dict[str, Any],
+    metric: str | None,
+    memory_gib: float,
+    progress: Progress,
+) -> Curve:
+    needed = score.memory(features, parts, sizes)
+    allowed = memory_gib * 2**30
+    if needed["moments"] <= allowed:
+        way = score.from_moments
+    else:
+        advice = "use fewer neurons or repeats, or raise memory_gib"
+        require_memory(f"{score.name} of {parts.n_neurons} neurons", min(needed.values()), allowed, advice)
+        way = score.from_rows
+    measured = dict(way(features, parts, sizes, seed=spec["seed"], progress=progress))
+    require_something_learned(measured["test"])
+    return Curve(
+        features=features.name,
+        score=score.name,
+        split="test",
+        metric=metric,
+        sizes=sizes,
+        parts=parts,
+        measurement=measured.pop("test"),
+        classes=features.classes,
+        groups=features.groups,
+        spec=spec,
+        provenance={"features": dict(features.provenance), "versions": versions()},
+        others=measured,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that can change a result's last digits."""
+    packages = {name: importlib.metadata.version(name) for name in ("critmass", "numpy", "scipy")}
+    return {**packages, "python": platform.python_version(), "machine": platform.machine()}

@@ -1,0 +1,39 @@
+"""The same question gives the same bytes, whatever the number of threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys, critmass as cm
+for score in ("ridge", "cka"):
+    cm.measure(sys.argv[1], score=score, sizes="paper", repeats=3, out=sys.argv[2])
+"""
+
+
+def test_results_do_not_depend_on_threads(real_store, tmp_path):
+    written = []
+    for threads in ("1", "2"):
+        out = tmp_path / threads
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads}
+        subprocess.run([sys.executable, "-c", CODE, real_store, out], env=environment, check=True)
+        written.append({path.name: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()})
+    assert len(written[0]) == 3
+    assert written[0] == written[1]
+
+
+def test_block_boundaries_decide_the_sums_not_the_reader(real_features):
+    import numpy as np
+
+    import critmass as cm
+    from critmass.moments import accumulate
+
+    split = real_features.splits["train"]
+    (stored,), (held,) = accumulate(split.x), accumulate(np.asarray(split.x[:]))
+    assert stored.gram.tobytes() == held.gram.tobytes()
+    with pytest.raises(cm.InputError):
+        stored + accumulate(np.asarray(split.x[:]), shift=np.zeros(1280))[0]
