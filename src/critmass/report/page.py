@@ -1,0 +1,56 @@
+"""The page: a summary and charts in one HTML file that needs nothing else. Two runs give the same bytes."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+
+from critmass import figures
+from critmass.curve import Curve
+from critmass.errors import require
+from critmass.files import write_atomic
+from critmass.report.summary import COLUMNS, DELTAS, NOTE, row, summary
+from critmass.results import load_curves
+
+
+def write_report(folder: Path, *, deltas: Sequence[float] = DELTAS) -> list[Path]:
+    """Write curve.svg, curve.png, redundancy.svg, redundancy.png and report.html from a results folder.
+
+    Raises
+    ------
+    InputError
+        If `folder` holds no results.
+    """
+    curves = load_curves(folder)
+    headline = deltas[min(1, len(deltas) - 1)]
+    charts = {
+        "curve": figures.curve_chart(curves, delta=headline),
+        "redundancy": figures.redundancy_chart(curves),
+    }
+    written = []
+    for name, chart in charts.items():
+        for suffix in (".svg", ".png"):
+            written.append(folder / f"{name}{suffix}")
+            figures.write_chart(chart, written[-1])
+    svgs = {name: (folder / f"{name}.svg").read_text() for name in charts}
+    written.append(folder / "report.html")
+    write_atomic(written[-1], _page(curves, deltas, headline, svgs).encode())
+    return written
+
+
+def _page(curves: Sequence[Curve], deltas: Sequence[float], headline: float, svgs: dict[str, str]) -> str:
+    jinja = require("jinja2", package="jinja2", extra="report", purpose="writing a report")
+    text = importlib.resources.files("critmass.report").joinpath("page.html.j2").read_text()
+    environment = jinja.Environment(autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True)
+    page: str = environment.from_string(text).render(
+        curves=figures.labelled(curves),
+        records=summary(curves, deltas)["redundancy"],
+        headline=headline,
+        columns=COLUMNS,
+        row=row,
+        note=NOTE,
+        score_labels=figures.SCORE_LABELS,
+        svgs=svgs,
+    )
+    return page

@@ -1,0 +1,593 @@
+"""The command line: results on stdout, one line on stderr for bad input, and nothing written then."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from helpers_data import blobs, flip, tree
+
+from critmass import cli
+from critmass.features import Features
+from critmass.measuring import measure
+from critmass.sources import LabelledImages
+
+COMMANDS = ["demo", "extract", "measure", "report", "verify", "list"]
+RECORD_KEYS = {"features", "score", "parts", "delta", "dr", "low", "high", "critical_mass", "n_neurons"}
+RECORD_KEYS |= {"whole", "sustained", "spread"}
+D = 12
+
+
+@pytest.fixture
+def logs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where logs of internal errors go."""
+    folder = tmp_path_factory.mktemp("logs")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process, in an empty folder; return its code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return call
+
+
+def data(n_test: int = 40) -> dict[str, np.ndarray]:
+    X, y = blobs(160, D)
+    test = slice(120, 120 + n_test)
+    return {"X_train": X[:120], "y_train": y[:120], "X_test": X[test], "y_test": y[test]}
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "features.npz", **data())
+    return tmp_path / "features.npz"
+
+
+# Help.
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(run: Any, command: str) -> None:
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: critmass {command}")
+    assert f"Example: critmass {command} " in out
+    assert "--json" in out
+
+
+def test_the_help_names_every_command(run: Any) -> None:
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    assert "Example: critmass" in out
+    for command in COMMANDS:
+        assert re.search(rf"^│ {command} ", out, re.MULTILINE)
+    assert run() == (0, out, "")
+
+
+def test_the_version(run: Any) -> None:
+    assert run("--version") == (0, version("critmass") + "\n", "")
+
+
+# Measuring.
+
+
+def test_measure_prints_one_json_object(run: Any, npz: Path) -> None:
+    code, out, err = run("measure", npz, "--json", "--delta", ".9", ".95")
+    assert code == 0
+    assert out.count("\n") == 1
+    record = json.loads(out)
+    assert record["files"] == []
+    assert [r["delta"] for r in record["redundancy"]] == [0.9, 0.95]
+    for r in record["redundancy"]:
+        assert set(r) >= RECORD_KEYS
+        assert (r["features"], r["score"], r["parts"], r["n_neurons"]) == ("features", "ridge", "random", D)
+        assert set(r["spread"]) == {"std", "worst"}
+        expected = measure(npz).redundancy(r["delta"])
+        assert {key: r[key] for key in expected.record()} == expected.record()
+    assert all(re.fullmatch(r".+: \d+/\d+", line) for line in err.splitlines())
+    assert set(tree(npz.parent)) == {npz.name}
+
+
+def test_measure_prints_a_table(run: Any, npz: Path) -> None:
+    code, out, _ = run("measure", npz, "--delta", ".9", "--sizes", "all")
+    r = measure(npz, sizes="all").redundancy(0.9)
+    assert code == 0
+    assert "features: ridge, random parts, 5 repeats" in out
+    (row,) = [line for line in out.splitlines() if "0.9" in line and "test" in line]
+    cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
+    assert cells == [
+        "test",
+        "0.9",
+        f"{r.dr:.3f}",
+        f"{r.low:.3f} to {r.high:.3f}",
+        f"{r.sustained:.3f}",
+        f"{r.critical_mass} of {D}",
+        f"{r.whole:.4f}",
+        f"{r.spread.std:.4f}",
+        f"{r.spread.worst:.4f}",
+    ]
+    assert "sustained DR is the headline" in out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["1"], [1, D]),
+        (["1.0"], [D]),
+        (["1", "1.0", "3"], [1, 3, D]),
+        ([".5", "0.25"], [3, 6, D]),
+        (["1e-9"], [1, D]),
+        (["12"], [D]),
+        (["all"], list(range(1, D + 1))),
+        (["paper"], [1, 2, 3, 4, 6, 9, 10, D]),
+    ],
+)
+def test_sizes(run: Any, npz: Path, tokens: list[str], expected: list[int]) -> None:
+    code, out, _ = run("measure", npz, "--repeats", 2, "--sizes", *tokens, "--out", "results", "--json")
+    assert code == 0
+    assert json.loads(out)["files"] == ["results/results.parquet"]
+    frame = pl.read_parquet(npz.parent / "results" / "results.parquet")
+    assert frame["size"].unique().sort().to_list() == expected
+
+
+def test_every_setting_reaches_the_measurement(run: Any, npz: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "order.npy", np.arange(D)[::-1])
+    options = (
+        "--score ridge --parts order.npy --sizes 2 .5 --repeats 4 --seed 3 --metric balanced-accuracy "
+        "--regularisation 2.5 --no-standardise --out results"
+    )
+    code, _, _ = run("measure", npz, *options.split())
+    assert code == 0
+    measure(
+        npz,
+        parts=np.arange(D)[::-1],
+        sizes=[2, 0.5],
+        repeats=4,
+        seed=3,
+        metric="balanced-accuracy",
+        regularisation=2.5,
+        standardise=False,
+        out=tmp_path / "expected",
+    )
+    assert tree(tmp_path / "results") == tree(tmp_path / "expected")
+
+
+def test_seed_and_fraction_reach_the_carved_test_split(run: Any, tmp_path: Path) -> None:
+    X, y = blobs(100)
+    np.savez(tmp_path / "f.npz", X_train=X, y_train=y)
+    code, _, _ = run("measure", "f.npz", "--seed", 7, "--test-fraction", 0.4, "--out", "results")
+    assert code == 0
+    fs = Features.from_arrays((X, y), seed=7, test_fraction=0.4, name="f", provenance={"source": "f.npz"})
+    measure(fs, seed=7, out=tmp_path / "expected")
+    assert tree(tmp_path / "results") == tree(tmp_path / "expected")
+
+
+def test_parquet_columns_reach_the_reader(run: Any, tmp_path: Path) -> None:
+    X, y = blobs(80)
+    frame = pl.DataFrame(
+        {
+            "vector": pl.Series(X.tolist(), dtype=pl.Array(pl.Float32, X.shape[1])),
+            "species": np.array(["ant", "bee", "cat"])[y],
+            "fold": ["test" if i % 4 == 0 else "train" for i in range(80)],
+            "site": [f"s{i % 2}" for i in range(80)],
+        }
+    )
+    frame.write_parquet(tmp_path / "f.parquet")
+    columns = {"embedding": "vector", "label": "species", "split": "fold", "group": "site"}
+    options = [token for role, name in columns.items() for token in (f"--{role}", name)]
+    code, _, _ = run("measure", "f.parquet", *options, "--out", "results")
+    assert code == 0
+    measure(Features.open(tmp_path / "f.parquet", **columns), out=tmp_path / "expected")
+    assert tree(tmp_path / "results") == tree(tmp_path / "expected")
+
+
+def test_a_second_run_reuses_the_first(run: Any, npz: Path) -> None:
+    first = run("measure", npz, "--out", "results", "--json")
+    untouched = tree(npz.parent)
+    second = run("measure", npz, "--out", "results", "--json")
+    assert first[:2] == second[:2]
+    assert second[2] == "", "nothing was measured, so there is no progress to report"
+    assert tree(npz.parent) == untouched
+    assert "moments" in run("measure", npz, "--out", "results", "--existing", "replace")[2]
+
+
+# Other commands.
+
+
+@pytest.mark.parametrize("what", ["models", "datasets", "scores", "parts"])
+def test_list(run: Any, what: str) -> None:
+    expected = {
+        "models": {"lite0:"},
+        "datasets": {"mnist5k:"},
+        "scores": {"ridge", "cka", "cka-biased", "cka-minibatch"},
+        "parts": {"random", "first"},
+    }[what]
+    code, out, err = run("list", what, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)[what]
+    assert set(found) >= expected
+    assert all(found.values())
+    code, out, err = run("list", what)
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == list(found)
+
+
+def test_list_layers(run: Any) -> None:
+    code, out, err = run("list", "layers", "lite0:", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"layers": {"penultimate": "1280 neurons"}}
+    assert run("list", "layers", "lite0:")[1] == "penultimate  1280 neurons\n"
+
+
+def test_verify_and_report(run: Any, npz: Path, tmp_path: Path) -> None:
+    Features.open(npz).save(tmp_path / "store", shard_rows=50)
+    run("measure", "store", "--out", "results")
+    run("measure", "store", "--out", "results", "--score", "cka")
+    assert run("verify", "store") == (0, "store: 4 shards intact\n", "")
+    assert run("verify", "results") == (0, "results: 2 cells intact\n", "")
+    code, out, _ = run("verify", "store", "--json")
+    assert (code, json.loads(out)) == (0, {"path": "store", "shards": 4, "intact": True})
+    untouched = tree(tmp_path)
+    for folder, name in (("store", "train-00001.safetensors"), ("results", None)):
+        victim = next(p for p in sorted((tmp_path / folder).rglob("*.safetensors")) if name in (p.name, None))
+        flip(victim, -1)
+        code, out, err = run("verify", folder)
+        assert (code, out) == (2, "")
+        assert err.startswith("critmass: ")
+        assert victim.name in err
+        flip(victim, -1)
+    assert tree(tmp_path) == untouched
+
+    code, out, _ = run("report", "results", "--delta", ".9", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert [(r["score"], r["delta"]) for r in record["redundancy"]] == [("cka", 0.9), ("ridge", 0.9)]
+    assert "results/report.html" in record["files"]
+    assert all((tmp_path / file).stat().st_size > 0 for file in record["files"])
+
+
+def test_extract(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sums:
+        name, image_size, layers = "sums:", 16, {"penultimate": 2}
+
+        def describe(self) -> dict[str, Any]:
+            return {"name": self.name}
+
+        def load(self, *, layer: str, image_size: int) -> Callable[..., np.ndarray]:
+            return lambda images: np.array([[i.sum(), i.max()] for i in images], dtype=np.float32)
+
+    class Few:
+        name = "few:"
+
+        def describe(self) -> dict[str, Any]:
+            return {"name": self.name}
+
+        def splits(self) -> dict[str, LabelledImages]:
+            images = list(np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((2, 2), np.uint8))
+            return {name: LabelledImages(images, np.arange(10) % 2) for name in ("train", "test")}
+
+    monkeypatch.setattr("critmass.extraction.open_model", lambda name: Sums())
+    monkeypatch.setattr("critmass.extraction.open_dataset", lambda name: Few())
+    code, out, err = run("extract", "sums:", "few:", "--out", "store", "--batch-size", 3, "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "features": "store",
+        "name": "sums-few",
+        "n_neurons": 2,
+        "rows": {"train": 10, "test": 10},
+    }
+    assert err.startswith("extracting: ")
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert (manifest["provenance"]["batch_size"], manifest["provenance"]["image_size"]) == (3, 16)
+    np.testing.assert_array_equal(Features.open("store").splits["test"].x[:][:, 1], np.arange(10))
+
+
+# Bad input: code 2, one line on stderr, nothing written.
+
+
+def saved(**changes: Any) -> Callable[[Path], None]:
+    """Return what saves features.npz with these arrays changed (None: left out)."""
+
+    def save(folder: Path) -> None:
+        arrays = {**data(), **changes}
+        np.savez(folder / "features.npz", **{k: v for k, v in arrays.items() if v is not None})
+
+    return save
+
+
+def with_nan(key: str, row: int, neuron: int) -> Callable[[Path], None]:
+    changed = data()[key].copy()
+    changed[row, neuron] = np.nan
+    return saved(**{key: changed})
+
+
+def newer_store(folder: Path) -> None:
+    Features.from_arrays(blobs(60)).save(folder / "store")
+    manifest = folder / "store" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 2}))
+
+
+def unfinished_store(folder: Path) -> None:
+    Features.from_arrays(blobs(60)).save(folder / "store")
+    (folder / "store" / "manifest.json").unlink()
+
+
+def a_file(name: str, content: bytes = b"") -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def orders(folder: Path) -> None:
+    saved()(folder)
+    np.save(folder / "short.npy", np.arange(5))
+    np.save(folder / "twice.npy", np.zeros(D, dtype=int))
+    np.save(folder / "objects.npy", np.array([{}] * D, dtype=object))
+    (folder / "broken.npy").write_bytes(b"not an array")
+
+
+def noise_targets(folder: Path) -> None:
+    """Save targets that nothing can be learned of, so that the whole layer's R² is below 0."""
+    rng = np.random.default_rng(0)
+    saved(y_train=rng.normal(size=120), y_test=rng.normal(size=40) + 50)(folder)
+
+
+def empty_results(folder: Path) -> None:
+    (folder / "results" / "cells").mkdir(parents=True)
+
+
+def some_results(folder: Path) -> None:
+    saved()(folder)
+    measure(folder / "features.npz", repeats=1, sizes=[3], regularisation=1.0, out=folder / "results")
+
+
+OK = saved()
+MEASURE = ["measure", "features.npz", "--out", "out"]
+BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
+    "missing file": (OK, ["measure", "featurs.npz", "--out", "out"], ["featurs.npz", "exists"]),
+    "missing folder": (OK, ["measure", "no/such/place", "--out", "out"], ["no/such/place", "exists"]),
+    "below a file": (OK, ["measure", "features.npz/x", "--out", "out"], ["features.npz/x"]),
+    "unknown suffix": (a_file("f.csv"), ["measure", "f.csv", "--out", "out"], ["f.csv", ".parquet"]),
+    "not a zip": (a_file("features.npz", b"PK\3\4oops"), MEASURE, ["features.npz"]),
+    "truncated": (a_file("features.npz", b""), MEASURE, ["features.npz"]),
+    "wrong dtype": (saved(X_train=data()["X_train"].astype(int)), MEASURE, ["X of 'train'", "int64"]),
+    "object labels": (saved(y_train=np.array([{}] * 120)), MEASURE, ["features.npz", "not objects"]),
+    "NaN": (with_nan("X_train", 17, 3), MEASURE, ["X of 'train'", "nan at row 17, neuron 3"]),
+    "NaN, cka": (with_nan("X_test", 17, 3), [*MEASURE, "--score", "cka"], ["nan at row 17, neuron 3"]),
+    "NaN target": (
+        saved(y_train=np.where(np.arange(120) == 8, np.nan, 0.5)),
+        MEASURE,
+        ["labels of 'train'", "nan at row 8"],
+    ),
+    "label/row mismatch": (saved(y_test=np.arange(7)), MEASURE, ["labels of 'test'", "(7,)", "(40,)"]),
+    "test labels only": (saved(y_train=None), MEASURE, ["labels", "none for ['train']"]),
+    "widths": (saved(X_test=data()["X_test"][:, :5]), MEASURE, ["X of 'test'", "5 neurons", "12 neurons"]),
+    "one class only": (saved(y_train=np.ones(120), y_test=np.ones(40)), MEASURE, ["one class only (1)"]),
+    "unseen class": (saved(y_test=data()["y_test"] + 1), MEASURE, ["labels of 'test'", "not in 'train'"]),
+    "empty split": (saved(**data(0)), MEASURE, ["X of 'test'", "(0, 12)", "at least one row"]),
+    "no labels": (saved(y_train=None, y_test=None), MEASURE, ["score", "'ridge'", "cka"]),
+    "unknown key": (saved(x_validation=np.ones(3)), MEASURE, ["'x_validation'"]),
+    "newer store": (newer_store, ["measure", "store", "--out", "out"], ["version 2", "upgrade critmass"]),
+    "unfinished store": (unfinished_store, ["measure", "store", "--out", "out"], ["unfinished store"]),
+    "unknown score": (OK, [*MEASURE, "--score", "rigde"], ["score", "'rigde'", "did you mean 'ridge'"]),
+    "unknown parts": (OK, [*MEASURE, "--parts", "radnom"], ["parts", "'radnom'", "did you mean 'random'"]),
+    "unknown sizes": (OK, [*MEASURE, "--sizes", "papre"], ["sizes", "'papre'", "did you mean 'paper'"]),
+    "sizes that are none": (OK, [*MEASURE, "--sizes", "3x"], ["sizes", "'3x'"]),
+    "unknown metric": (OK, [*MEASURE, "--metric", "acuracy"], ["'acuracy'", "did you mean 'accuracy'"]),
+    "unknown seeding": (OK, [*MEASURE, "--seeding", "author"], ["'author'", "did you mean 'authors'"]),
+    "unknown existing": (OK, [*MEASURE, "--existing", "reuze"], ["'reuze'", "did you mean 'reuse'"]),
+    "unknown task": (OK, [*MEASURE, "--task", "regresion"], ["'regresion'", "did you mean 'regression'"]),
+    "metric of the other task": (OK, [*MEASURE, "--metric", "r2"], ["'r2'", "accuracy"]),
+    "metric of cka": (OK, [*MEASURE, "--score", "cka", "--metric", "r2"], ["metric", "'r2'", "no probe"]),
+    "size 0": (OK, [*MEASURE, "--sizes", "0"], ["sizes", "found 0", "1 to 12"]),
+    "size 0.0": (OK, [*MEASURE, "--sizes", "0.0"], ["sizes", "found 0.0"]),
+    "size above d": (OK, [*MEASURE, "--sizes", "3", "13"], ["sizes", "found 13", "1 to 12"]),
+    "fraction above 1": (OK, [*MEASURE, "--sizes", "1.5"], ["sizes", "found 1.5"]),
+    "fraction below 0": (OK, [*MEASURE, "--sizes", "-0.5"], ["sizes", "found -0.5"]),
+    "fraction NaN": (OK, [*MEASURE, "--sizes", "nan"], ["sizes", "nan"]),
+    "delta 0": (OK, [*MEASURE, "--delta", "0"], ["delta", "found 0.0"]),
+    "delta 1.5": (OK, [*MEASURE, "--delta", ".9", "1.5"], ["delta", "found 1.5"]),
+    "delta NaN": (OK, [*MEASURE, "--delta", "nan"], ["delta", "nan"]),
+    "repeats 0": (OK, [*MEASURE, "--repeats", "0"], ["repeats", "found 0"]),
+    "negative repeats": (OK, [*MEASURE, "--repeats", "-2"], ["repeats", "found -2", "1 or more"]),
+    "repeats of text": (OK, [*MEASURE, "--repeats", "few"], ["--repeats", '"few"']),
+    "negative seed": (OK, [*MEASURE, "--seed", "-1"], ["seed", "found -1"]),
+    "regularisation 0": (OK, [*MEASURE, "--regularisation", "0"], ["regularisation", "found 0.0"]),
+    "regularisation below 0": (OK, [*MEASURE, "--regularisation", "-1"], ["regularisation", "found -1.0"]),
+    "regularisation NaN": (OK, [*MEASURE, "--regularisation", "nan"], ["regularisation", "nan"]),
+    "test fraction": (
+        saved(X_test=None, y_test=None),
+        [*MEASURE, "--test-fraction", "1"],
+        ["test_fraction", "found 1.0"],
+    ),
+    "too little memory": (OK, [*MEASURE, "--memory-gib", "1e-9"], ["GiB", "memory_gib"]),
+    "missing order": (OK, [*MEASURE, "--parts", "order.npy"], ["parts", "'order.npy'", "exists"]),
+    "short order": (orders, [*MEASURE, "--parts", "short.npy"], ["parts", "(5,)", "0..11"]),
+    "repeated order": (orders, [*MEASURE, "--parts", "twice.npy"], ["parts", "each of the neurons"]),
+    "pickled order": (orders, [*MEASURE, "--parts", "objects.npy"], ["objects.npy"]),
+    "broken order": (orders, [*MEASURE, "--parts", "broken.npy"], ["broken.npy"]),
+    "column of npz": (OK, [*MEASURE, "--label", "y"], ["label", "'y'", ".parquet"]),
+    "output below a file": (OK, ["measure", "features.npz", "--out", "features.npz/out"], ["is a file"]),
+    "output is a file": (OK, ["measure", "features.npz", "--out", "features.npz"], ["is a file"]),
+    "unknown command": (OK, ["mesure", "features.npz"], ['"mesure"', "measure"]),
+    "unknown option": (OK, [*MEASURE, "--repeat", "3"], ["--repeat", "--repeats"]),
+    "no features": (OK, ["measure"], ["features"]),
+    "too many arguments": (OK, ["verify", "a", "b"], ["b"]),
+    "extract: unknown model": (OK, ["extract", "lite1:", "mnist5k:", "--out", "o"], ["'lite1'", "lite0"]),
+    "extract: unknown dataset": (OK, ["extract", "lite0:", "mnist:", "--out", "o"], ["'mnist'", "mnist5k"]),
+    "extract: unknown layer": (
+        OK,
+        ["extract", "lite0:", "mnist5k:", "--out", "o", "--layer", "penultimat"],
+        ["'penultimat'", "did you mean 'penultimate'"],
+    ),
+    "extract: batch 0": (
+        OK,
+        ["extract", "lite0:", "mnist5k:", "--out", "o", "--batch-size", "0"],
+        ["batch_size", "found 0"],
+    ),
+    "extract: no out": (OK, ["extract", "lite0:", "mnist5k:"], ["out"]),
+    "extract: into a file": (
+        OK,
+        ["extract", "lite0:", "mnist5k:", "--out", "features.npz/store"],
+        ["is a file"],
+    ),
+    "extract: into other things": (
+        OK,
+        ["extract", "lite0:", "mnist5k:", "--out", "."],
+        ["features.npz", "choose another folder"],
+    ),
+    "demo: into a file": (OK, ["demo", "--out", "features.npz"], ["is a file"]),
+    "list: unknown": (OK, ["list", "modles"], ['"modles"', "models"]),
+    "list: layers of nothing": (OK, ["list", "layers"], ["model", "layers"]),
+    "list: models of something": (OK, ["list", "models", "lite0:"], ["model", "'lite0:'"]),
+    "list: layers of an unknown": (OK, ["list", "layers", "lite:"], ["'lite'", "did you mean 'lite0'"]),
+    "verify: missing": (OK, ["verify", "store"], ["'store'", "exists"]),
+    "verify: a file": (OK, ["verify", "features.npz"], ["'features.npz'", "a features store"]),
+    "verify: some folder": (OK, ["verify", "."], ["'.'", "a features store"]),
+    "verify: no cells": (empty_results, ["verify", "results"], ["results", "no cells"]),
+    "verify: newer": (newer_store, ["verify", "store"], ["version 2", "upgrade critmass"]),
+    "report: no results": (OK, ["report", "results"], ["results"]),
+    "report: delta": (some_results, ["report", "results", "--delta", "2"], ["delta", "found 2.0"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_nothing_written(run: Any, tmp_path: Path, case: str) -> None:
+    prepare, arguments, words = BAD[case]
+    prepare(tmp_path)
+    untouched = tree(tmp_path)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, ""), err
+    assert err.startswith("critmass: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert tree(tmp_path) == untouched
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (with_nan("X_test", 17, 3), "X of 'test': found nan at row 17, neuron 3; "),
+        (noise_targets, "score of the whole layer: found -"),
+    ],
+    ids=["NaN in test rows", "nothing learned"],
+)
+def test_bad_input_found_late_is_one_error_after_lines_of_progress_and_nothing_written(
+    run: Any, tmp_path: Path, prepare: Callable[[Path], None], words: str
+) -> None:
+    prepare(tmp_path)
+    untouched = tree(tmp_path)
+    code, out, err = run(*MEASURE)
+    assert (code, out) == (2, "")
+    *progress, error = err.splitlines()
+    assert error.startswith(f"critmass: {words}")
+    assert all(re.fullmatch(r".+: \d+/\d+", line) for line in progress)
+    assert tree(tmp_path) == untouched
+
+
+@pytest.mark.parametrize("row", [0, 60, 119])
+def test_nan_is_named_by_its_row_in_the_file_where_the_test_split_is_carved(
+    run: Any, tmp_path: Path, row: int
+) -> None:
+    arrays = {"X_train": data()["X_train"].copy(), "y_train": data()["y_train"]}
+    arrays["X_train"][row, 3] = np.nan
+    np.savez(tmp_path / "features.npz", **arrays)
+    code, _, err = run(*MEASURE)
+    assert code == 2
+    assert f"nan at row {row}, neuron 3" in err
+
+
+def test_bad_input_leaves_finished_results_alone(run: Any, npz: Path) -> None:
+    run("measure", npz, "--out", "results")
+    untouched = tree(npz.parent)
+    code, _, _ = run("measure", npz, "--out", "results", "--sizes", "13")
+    assert code == 2
+    assert tree(npz.parent) == untouched
+
+
+# Our fault; and being stopped.
+
+
+def test_an_internal_error_leaves_a_log(
+    run: Any, npz: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("critmass.measuring.measure", broken)
+    code, out, err = run("measure", npz)
+    (log,) = logs.iterdir()
+    assert (code, out) == (1, "")
+    assert err == f"critmass: internal error (RuntimeError); the traceback is in {log}\n"
+    text = log.read_text()
+    assert text.startswith(f"critmass measure {npz}\n")
+    assert "Traceback" in text
+    assert "RuntimeError: a bug of ours" in text
+    assert "in broken" in text
+
+
+def test_stopped_from_the_keyboard(run: Any, npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("critmass.measuring.measure", stop)
+    assert run("measure", npz) == (130, "", "critmass: stopped; run the same command again to go on\n")
+
+
+# The installed script.
+
+
+def script(*arguments: Any, folder: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("critmass")
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_script_measures(npz: Path, tmp_path: Path) -> None:
+    done = script("measure", npz, "--score", "cka", "--json", "--out", "results", folder=tmp_path)
+    assert done.returncode == 0
+    assert {r["score"] for r in json.loads(done.stdout)["redundancy"]} == {"cka"}
+    measure(npz, score="cka", out=tmp_path / "expected")
+    assert tree(tmp_path / "results") == tree(tmp_path / "expected")
+
+
+def test_the_script_refuses(npz: Path, tmp_path: Path) -> None:
+    untouched = tree(tmp_path)
+    done = script("measure", npz, "--score", "rigde", "--out", "results", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "critmass: score: found 'rigde'; allowed: cka, cka-biased, cka-minibatch, ridge; "
+        "did you mean 'ridge'?\n"
+    )
+    assert tree(tmp_path) == untouched
+
+
+def test_the_script_ends_quietly_when_its_reader_does(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("critmass")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([program, "list", "scores"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
