@@ -3,7 +3,7 @@
 The HSIC of two parts S and T is a bilinear form in their masks, m_Sᵀ H m_T, with one matrix H of shape
 (n_neurons, n_neurons) for each estimator; so cumulative sums over H give every prefix of an order.
 Sources: CKA, Kornblith et al. 2019; debiased HSIC, Song et al. 2012 (eq. 5); minibatch CKA, Nguyen et al.
-2021. ALGORITHMS in docs/architecture.md derives H. Standardising neurons is not part of CKA.
+2021. The matrix H of each is in docs/architecture.md. Standardising neurons is not part of CKA.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
     x, y : arrays of shape (n_samples, n_neurons_x), (n_samples, n_neurons_y)
     estimator : "debiased", "biased" or "minibatch"
         Debiased needs 4 samples or more, and may leave [0, 1] slightly. Minibatch: the mean of debiased
-        HSICs over batches of 256 to 511 consecutive rows.
+        HSICs over batches of 256 to 511 consecutive rows; shuffle rows that are sorted by class.
 
     Raises
     ------
@@ -48,6 +48,7 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
 
     Examples
     --------
+    >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(20, 3))
     >>> round(cka(x, 2 * x + 1), 12)
     1.0
