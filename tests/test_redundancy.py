@@ -30,10 +30,12 @@ def of_rows(right, whole):
     scores=hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 8)), elements=st.floats(0, 2)),
     delta=st.sampled_from([0.5, 0.8, 0.9, 1.0]),
     whole=st.sampled_from([0.5, 1.0]),
+    fine=st.booleans(),
 )
-def test_is_the_papers_definition(scores, delta, whole):
+def test_is_the_papers_definition(scores, delta, whole, fine):
     scores[:, -1] = whole
-    sizes = np.cumsum(np.arange(1, scores.shape[1] + 1))
+    sizes = np.arange(1, scores.shape[1] + 1)
+    sizes = sizes if fine else np.cumsum(sizes) + 1
     found = redundancy(measured(scores, whole), sizes=sizes, delta=delta)
     reach = [k for k, column in zip(sizes, scores.T, strict=True) if np.mean(column / whole) >= delta]
     assert found.critical_mass == min(reach)
@@ -41,6 +43,9 @@ def test_is_the_papers_definition(scores, delta, whole):
     lasting = [k for k in sizes if all(j in reach for j in sizes if j >= k)]
     assert found.sustained == pytest.approx(1 - min(lasting) / sizes[-1])
     assert found.sustained <= found.dr
+    assert (found.headline, found.headline_mass) == (
+        (found.sustained, min(lasting)) if fine else (found.dr, min(reach))
+    )
     at = scores[:, list(sizes).index(min(reach))] / whole
     assert found.spread.worst == at.min()
     assert found.spread.std == (None if len(at) == 1 else pytest.approx(np.std(at, ddof=1)))

@@ -38,15 +38,15 @@ def curve_table(curves: Iterable[Curve]) -> pl.DataFrame:
 
 
 def redundancy_table(curves: Iterable[Curve], deltas: Sequence[float]) -> pl.DataFrame:
-    """Return DR with its interval for each curve and δ."""
+    """Return the headline DR, its interval and its critical mass for each curve and δ."""
     rows = [
         {
             "curve": label,
             "delta": delta,
-            "dr": r.dr,
+            "dr": r.headline,
             "low": r.low,
             "high": r.high,
-            "critical_mass": r.critical_mass,
+            "critical_mass": r.headline_mass,
         }
         for label, curve in labelled(curves)
         for delta in deltas

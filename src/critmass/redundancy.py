@@ -53,8 +53,10 @@ class Redundancy:
     critical_mass : int
         The size behind `dr`.
     sustained : float
-        DR by the smallest measured size from which all larger ones reach δ: the headline on fine grids,
-        where the paper's minimum over many noisy sizes leans upwards.
+        DR by the smallest measured size from which all larger ones reach δ. On fine grids the paper's
+        minimum over many noisy sizes leans upwards, and this does not.
+    headline : float
+        `sustained` where every size was measured, else `dr`; with `headline_mass`, its size.
     reached : bool
         Whether any size reaches δ; where none does, dr is 0.
     spread : Spread
@@ -71,6 +73,8 @@ class Redundancy:
     n_neurons: int
     whole: float
     sustained: float
+    headline: float
+    headline_mass: int
     reached: bool
     spread: Spread
 
@@ -104,6 +108,8 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
     first = int(np.argmax(reached)) if reached.any() else len(sizes) - 1
     at = ratios[:, first]
     low, high = _interval(measurement, dropped, delta)
+    lasting = _from_here_on(reached)
+    headline = lasting if len(sizes) == sizes[-1] else first
     return Redundancy(
         delta=float(delta),
         dr=float(dropped[first]),
@@ -112,7 +118,9 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
         critical_mass=int(sizes[first]),
         n_neurons=int(sizes[-1]),
         whole=float(measurement.whole),
-        sustained=float(dropped[_from_here_on(reached)]),
+        sustained=float(dropped[lasting]),
+        headline=float(dropped[headline]),
+        headline_mass=int(sizes[headline]),
         reached=bool(reached.any()),
         spread=Spread(std=float(at.std(ddof=1)) if len(at) > 1 else None, worst=float(at.min())),
     )

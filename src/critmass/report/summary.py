@@ -62,5 +62,7 @@ def _number(value: float | None, digits: int) -> str:
 def _redundancy(curve: Curve, delta: float) -> dict[str, Any]:
     if curve.whole > 0:
         return curve.redundancy(delta).record()
-    nothing = dict.fromkeys(("dr", "low", "high", "critical_mass", "sustained", "reached", "spread"))
+    nothing = dict.fromkeys(
+        ("dr", "low", "high", "critical_mass", "sustained", "headline", "headline_mass", "reached", "spread")
+    )
     return {"delta": delta, "n_neurons": curve.n_neurons, "whole": curve.whole, **nothing}
