@@ -114,7 +114,7 @@ def test_measure_prints_a_table(run: Any, npz: Path) -> None:
     code, out, _ = run("measure", npz, "--delta", ".9", "--sizes", "all")
     r = measure(npz, sizes="all").redundancy(0.9)
     assert code == 0
-    assert "features: ridge, random parts, 5 repeats" in out
+    assert "features: ridge (accuracy), random parts, 5 repeats" in out
     (row,) = [line for line in out.splitlines() if "0.9" in line and "test" in line]
     cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
     assert cells == [

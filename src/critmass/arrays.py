@@ -163,5 +163,5 @@ def require_memory(name: str, needed: float, allowed: float, advice: str) -> Non
     """Raise InputError where `needed` bytes are more than the `allowed` ones."""
     if needed > allowed:
         raise InputError(
-            name, said(f"work of {needed / 2**30:.1f} GiB"), f"at most {allowed / 2**30:.1f} GiB", advice
+            name, said(f"work of {needed / 2**30:.3g} GiB"), f"at most {allowed / 2**30:.3g} GiB", advice
         )

@@ -11,7 +11,6 @@ import json as jsonlib
 import os
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal
 import cyclopts
 from cyclopts import Parameter
 
-from critmass.errors import CritmassError, InputError, unknown
+from critmass.errors import CritmassError, InputError, said, unknown
 from critmass.progress import Progress
 
 app = cyclopts.App(
@@ -34,8 +33,8 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 
-Numbers = Annotated[list[float], Parameter(consume_multiple=True)]
-Tokens = Annotated[list[str], Parameter(consume_multiple=True)]
+Numbers = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
+Tokens = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 Json = Annotated[bool, Parameter(negative="")]
 
 
@@ -88,7 +87,7 @@ def extract(
     image_size
         Side of the images given to the model; by default the model's own.
     batch_size
-        Images in one forward pass.
+        Images in one forward pass; 64 by default.
     json
         Print one JSON object.
     """
@@ -151,7 +150,7 @@ def measure(
     repeats
         Random orders to draw.
     seed
-        Seed of the orders and of the rows set aside to choose regularisation on.
+        Seed of the orders, and of the rows set aside to choose regularisation on and for testing.
     seeding
         critmass, or authors: the orders that the paper's own code draws.
     delta
@@ -167,7 +166,7 @@ def measure(
     existing
         reuse or replace a result that is already in --out.
     memory_gib
-        Refuse work that needs more memory than this.
+        Refuse work that needs more memory than this; 8 by default.
     task
         auto, classification or regression.
     test_fraction
@@ -188,13 +187,12 @@ def measure(
     from critmass import measuring
     from critmass.features import Features
     from critmass.readers import load_npy
+    from critmass.redundancy import check_deltas
 
     order: str | np.ndarray = parts
     if parts.endswith(".npy"):
         order = load_npy(Path(parts), "parts")
-    for value in delta:
-        if not 0 < value <= 1:
-            raise InputError("delta", value, "a number above 0 and up to 1")
+    check_deltas(delta)
     with _progress() as progress:
         opened = Features.open(
             features,
@@ -302,7 +300,8 @@ def list_(
     from critmass.sources import DATASETS, MODELS, open_model
 
     if (what == "layers") != (model is not None):
-        raise InputError("model", model, "a model's name after 'layers', and nothing after the others")
+        found_model = said("nothing") if model is None else model
+        raise InputError("model", found_model, "a model after 'layers' (lite0:), nothing after the others")
     if what == "layers" and model is not None:
         found = {name: f"{width} neurons" for name, width in open_model(model).layers.items()}
     elif what in ("models", "datasets"):
@@ -358,6 +357,8 @@ def _sizes(tokens: Sequence[str]) -> str | list[int | float]:
         try:
             sizes.append(int(token) if token.isdigit() else float(token))
         except ValueError:
+            if token in ("paper", "all"):
+                raise InputError("sizes", token, f"{token} alone, or numbers") from None
             if token.isalpha():
                 raise unknown("sizes", token, ["paper", "all"]) from None
             raise InputError("sizes", token, "paper, all, whole numbers (neurons) or fractions") from None
@@ -373,11 +374,11 @@ def _progress() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        seen: dict[str, float] = {}
+        seen: set[str] = set()
 
         def say(what: str, done: int, total: int) -> None:
-            if what not in seen:
-                seen[what] = time.monotonic()
+            if what not in seen or done == total:
+                seen.add(what)
                 print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
 
         yield say
@@ -414,7 +415,7 @@ def _print_redundancy(
     for curve in curves:
         fine = len(curve.sizes) == curve.n_neurons
         headline = "sustained DR is the headline where all sizes are measured; " if fine else ""
-        title = f"{curve.features}: {curve.score}, {curve.parts.family} parts, {curve.repeats} repeats"
+        title = f"{curve.features}: {curve.described}, {curve.parts.family} parts, {curve.repeats} repeats"
         table = Table(title=title, title_justify="left", caption=headline + NOTE, caption_justify="left")
         for name in COLUMNS:
             table.add_column(name, justify="left" if name == "split" else "right")

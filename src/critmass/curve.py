@@ -21,7 +21,7 @@ from critmass.scores.base import Measurement
 from critmass.specs import content_id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Curve:
     """Scores of the parts of one family of one layer on one test split.
 
@@ -57,6 +57,10 @@ class Curve:
     provenance: Mapping[str, Any]
     others: Mapping[str, Measurement] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        what = f"{self.score} of {self.parts.family} parts of {self.features!r} on {self.split!r}"
+        return f"Curve({what}, {len(self.sizes)} sizes x {self.repeats} repeats, whole {self.whole:.4f})"
+
     @property
     def whole(self) -> float:
         """Score of the whole layer."""
@@ -66,6 +70,14 @@ class Curve:
     def id(self) -> str:
         """Content id of the question this curve answers."""
         return content_id(dict(self.spec))
+
+    @property
+    def described(self) -> str:
+        """The score with what sets it apart: its metric, and λ where that was fixed."""
+        penalty = self.spec["regularisation"]
+        details = [self.metric, None if penalty is None else f"λ = {penalty:g}"]
+        said = ", ".join(detail for detail in details if detail)
+        return f"{self.score} ({said})" if said else self.score
 
     @property
     def n_neurons(self) -> int:

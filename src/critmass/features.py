@@ -59,7 +59,7 @@ class Split:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Features:
     """A layer's activations on a dataset. Make one with `from_arrays`, `open` or `critmass.extract`.
 
@@ -83,6 +83,10 @@ class Features:
     groups: tuple[str, ...] | None
     splits: Mapping[str, Split]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{name}: {split.x.shape[0]}" for name, split in self.splits.items())
+        return f"Features({self.name!r}, {self.task}, {self.n_neurons} neurons, rows: {rows})"
 
     @property
     def n_neurons(self) -> int:
@@ -319,7 +323,8 @@ def _in_order(
 def _array(name: str, value: Any) -> Any:
     """Return `value` where it is an array or like one (a memory map, a store), or made into one."""
     if isinstance(getattr(value, "dtype", None), np.dtype):
-        return value
+        texts = value.dtype == object and all(isinstance(item, str) for item in np.ravel(value))
+        return np.asarray(value, dtype=str) if texts else value
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:

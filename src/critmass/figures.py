@@ -62,16 +62,25 @@ def labelled(curves: Iterable[Curve]) -> list[tuple[str, Curve]]:
         "features": [curve.features for curve in curves],
         "score": [SCORE_LABELS.get(curve.score, curve.score) for curve in curves],
         "parts": [curve.parts.family for curve in curves],
+        "metric": [curve.metric or "" for curve in curves],
+        "regularisation": [_penalty(curve) for curve in curves],
+        "seed": [f"seed {curve.spec['seed']}" for curve in curves],
         "cell": [curve.id for curve in curves],
     }
     keys = ["score", *(key for key in ("features", "parts") if len(set(parts[key])) > 1)]
-    if len(set(_joined(parts, keys))) < len(curves):
-        keys.append("cell")
+    for key in ("metric", "regularisation", "seed", "cell"):
+        if len(set(_joined(parts, keys))) < len(curves) and len(set(parts[key])) > 1:
+            keys.append(key)
     return list(zip(_joined(parts, keys), curves, strict=True))
 
 
+def _penalty(curve: Curve) -> str:
+    penalty = curve.spec["regularisation"]
+    return "λ chosen" if penalty is None else f"λ = {penalty:g}"
+
+
 def _joined(parts: dict[str, list[str]], keys: Sequence[str]) -> list[str]:
-    return [", ".join(values) for values in zip(*(parts[key] for key in keys), strict=True)]
+    return [", ".join(filter(None, values)) for values in zip(*(parts[key] for key in keys), strict=True)]
 
 
 def curve_chart(curves: Sequence[Curve], *, delta: float = 0.9) -> Any:

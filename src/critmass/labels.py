@@ -86,7 +86,9 @@ def codes_of(split: str, labels: NDArray[Any], classes: Classes) -> Indices:
     if len(unseen):
         raise InputError(
             f"labels of {split!r}",
-            said(f"{len(unseen)} rows of a class that is not in 'train', such as {labels[unseen[0]]!r}"),
+            said(
+                f"{len(unseen)} rows of a class that is not in 'train', such as {labels[unseen[0]].item()!r}"
+            ),
             "classes that a probe can have seen",
             "drop these rows or add training rows of the class",
         )

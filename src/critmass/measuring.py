@@ -6,6 +6,7 @@ what fits in memory, and refuses with advice what fits neither way.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -18,10 +19,10 @@ from numpy.typing import ArrayLike
 from critmass import results
 from critmass.arrays import Indices, require_memory
 from critmass.curve import Curve
-from critmass.errors import InputError, unknown
+from critmass.errors import InputError, said, unknown
 from critmass.features import Features
 from critmass.files import check_writable
-from critmass.parts import EXPLICIT, Parts, Seeding, make_parts, resolve_sizes
+from critmass.parts import EXPLICIT, FAMILIES, Parts, Seeding, make_parts, resolve_sizes
 from critmass.progress import Progress, silent
 from critmass.redundancy import require_something_learned
 from critmass.scores import MomentScore, make_score
@@ -53,7 +54,7 @@ def measure(
     Parameters
     ----------
     features : Features or path
-        A path is opened with `Features.open`.
+        A path is opened with `Features.open` and this `seed`.
     score : str
         "ridge", "cka" (debiased, test rows), "cka-biased" or "cka-minibatch".
     parts : str or array of shape (n_neurons,) or (n_repeats, n_neurons)
@@ -63,7 +64,8 @@ def measure(
     repeats : int
         Orders to draw; families without chance run one.
     seed : int
-        For the orders and for the rows that λ is chosen on.
+        For the orders, the rows that λ is chosen on, and the rows set aside for testing where a path
+        has no test split.
     seeding : "critmass" or "authors"
         "authors" draws the orders that the paper's code draws (seed 0: its seeds 1..5).
     metric : str, optional
@@ -100,7 +102,10 @@ def measure(
     >>> curve.frame.shape, curve.redundancy(0.9).n_neurons
     ((9, 8), 16)
     """
-    features = features if isinstance(features, Features) else Features.open(features)
+    if not isinstance(features, Features):
+        features = _opened(features, seed)
+    if not 0 < memory_gib < float("inf"):
+        raise InputError("memory_gib", memory_gib, "a number of GiB above 0")
     if existing not in ("reuse", "replace"):
         raise unknown("existing", str(existing), ["reuse", "replace"])
     chosen = make_score(score, metric=metric, regularisation=regularisation, standardise=standardise)
@@ -119,7 +124,7 @@ def measure(
         metric=name,
         parts=taken.family,
         order=content_id(taken.orders.tolist()) if taken.family == EXPLICIT else None,
-        seeding=seeding,
+        seeding=seeding if taken.family in FAMILIES and FAMILIES[taken.family].chance else "critmass",
         sizes=tuple(counts.tolist()),
         repeats=taken.repeats,
         seed=seed,
@@ -130,7 +135,7 @@ def measure(
         check_writable(Path(out) / results.CELLS)
         path = results.cell_path(Path(out), spec)
         if existing == "reuse" and path.exists():
-            curve = results.load_cell(path)
+            curve = dataclasses.replace(results.load_cell(path), features=features.name)
             results.write_table(Path(out))
             return curve
     curve = _measured(features, chosen, taken, counts, spec, name, memory_gib, progress or silent)
@@ -138,6 +143,13 @@ def measure(
         results.save_cell(Path(out), curve)
         results.write_table(Path(out))
     return curve
+
+
+def _opened(path: Any, seed: int) -> Features:
+    if not isinstance(path, str | os.PathLike):
+        advice = "make features of arrays with Features.from_arrays((X, y))"
+        raise InputError("features", said(type(path).__name__), "Features or a path", advice)
+    return Features.open(path, seed=seed)
 
 
 def _measured(

@@ -20,7 +20,13 @@ from critmass.errors import InputError, said, unknown
 from critmass.tensors import map_tensors
 
 SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
-SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
+SPLIT_NAMES = {
+    **{name: name for name in ("train", "validation", "test")},
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+}
 
 
 @dataclass
@@ -86,7 +92,7 @@ def _by_key(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Raw:
         kind, _, split = key.partition("_")
         if kind not in homes or not split:
             raise unknown(f"{path.name} key", key, ["X_train", "y_train", "X_test", "y_test", "groups_test"])
-        split = SPLIT_NAMES.get(split, split)
+        split = SPLIT_NAMES.get(split.lower(), split)
         if split in homes[kind]:
             raise InputError(
                 f"{path.name} key", key, f"one key for {kind} of {split!r}", "rename one of them"
@@ -110,7 +116,7 @@ def _parquet(path: Path, frame: pl.DataFrame, columns: Mapping[str, str | None])
         rows = {"train": np.arange(len(frame))}
     else:
         splits = [str(name) for name in _values(path, frame, names["split"]).tolist()]
-        splits = [SPLIT_NAMES.get(name, name) for name in splits]
+        splits = [SPLIT_NAMES.get(name.lower(), name) for name in splits]
         rows = {name: np.flatnonzero(np.array(splits) == name) for name in dict.fromkeys(splits)}
     raw = Raw()
     for split, index in rows.items():

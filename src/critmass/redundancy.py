@@ -10,6 +10,7 @@ training rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,8 +100,7 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
     InputError
         If `delta` is outside (0, 1], or the whole layer scores 0 or less, when no ratio makes sense.
     """
-    if not 0 < delta <= 1:
-        raise InputError("delta", delta, "a number above 0 and up to 1")
+    check_deltas([delta])
     require_something_learned(measurement)
     dropped = (sizes[-1] - sizes) / sizes[-1]
     ratios = measurement.scores / measurement.whole
@@ -124,6 +124,13 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
         reached=bool(reached.any()),
         spread=Spread(std=float(at.std(ddof=1)) if len(at) > 1 else None, worst=float(at.min())),
     )
+
+
+def check_deltas(deltas: Sequence[float]) -> None:
+    """Raise InputError unless there is a δ and each is above 0 and up to 1."""
+    for delta in deltas or [float("nan")]:
+        if not 0 < delta <= 1:
+            raise InputError("delta", delta, "numbers above 0 and up to 1, such as .9 .95")
 
 
 def require_something_learned(measurement: Measurement) -> None:

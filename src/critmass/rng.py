@@ -35,6 +35,8 @@ def torch_randperm(seed: int, n: int) -> NDArray[np.intp]:
     Torch's CPU generator is MT19937 seeded like NumPy's legacy one, and ``randperm`` is a
     Fisher-Yates shuffle that draws one 32-bit number a step. Checked against torch in the tests.
     """
+    if not 0 <= seed < 2**32:
+        raise InputError("seed", seed, "0 to 2**32 - 1, with the number of repeats added")
     # The legacy generator is the point here: it is what torch's own CPU generator is.
     draws = np.random.RandomState(seed).randint(0, 2**32, size=max(n - 1, 0), dtype=np.uint32)
     order = list(range(n))

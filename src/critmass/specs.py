@@ -1,7 +1,8 @@
 """What is asked: frozen, validated records, their canonical JSON and their content ids.
 
 A spec names work; two equal specs are the same work, whoever asks. Its id is the name of the finished
-work on disk, so anything that can change the numbers belongs in the spec and nothing else does.
+work on disk, so anything that can change the numbers by more than rounding belongs in the spec, and
+nothing else does.
 """
 
 from __future__ import annotations

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from critmass import figures
 from critmass.curve import Curve
 from critmass.errors import require
 from critmass.files import write_atomic
+from critmass.redundancy import check_deltas
 from critmass.report.summary import COLUMNS, DELTAS, NOTE, row, summary
 from critmass.results import load_curves
 
@@ -22,6 +24,7 @@ def write_report(folder: Path, *, deltas: Sequence[float] = DELTAS) -> list[Path
     InputError
         If `folder` holds no results.
     """
+    check_deltas(deltas)
     curves = load_curves(folder)
     headline = deltas[min(1, len(deltas) - 1)]
     charts = {
@@ -50,7 +53,14 @@ def _page(curves: Sequence[Curve], deltas: Sequence[float], headline: float, svg
         columns=COLUMNS,
         row=row,
         note=NOTE,
-        score_labels=figures.SCORE_LABELS,
+        described=_described,
         svgs=svgs,
     )
     return page
+
+
+def _described(record: dict[str, Any]) -> str:
+    """Return the score of a record with what sets it apart."""
+    penalty = record["regularisation"]
+    details = [record["metric"], None if penalty is None else f"λ = {penalty:g}"]
+    return ", ".join(filter(None, [figures.SCORE_LABELS.get(record["score"], record["score"]), *details]))

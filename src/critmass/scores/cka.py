@@ -152,10 +152,12 @@ class CKA:
         """Name in the registry."""
         return "cka" if self.estimator == "debiased" else f"cka-{self.estimator}"
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:  # noqa: ARG002
-        """Bytes that each way needs."""
-        n = max(features.splits[split].x.shape[0] for split in features.tests)
-        return {"moments": 10 * 8 * features.n_neurons**2, "rows": 6 * 8 * n**2 + 16 * n * features.n_neurons}
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+        """Bytes that each way needs; rows are no way where they outnumber the neurons."""
+        n, d = max(features.splits[split].x.shape[0] for split in features.tests), features.n_neurons
+        scores = (parts.repeats + 1) * len(sizes) * (3 * JACKKNIFE_GROUPS + parts.repeats)
+        rows = 6 * n * n + 2 * n * d + scores
+        return {"moments": 8 * (10 * d * d + scores), "rows": 8 * rows if n < d else float("inf")}
 
     def from_moments(
         self,

@@ -59,15 +59,18 @@ class Ridge:
         """Name in the registry."""
         return "ridge"
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:  # noqa: ARG002
-        """Bytes that each way needs."""
-        n = features.splits["train"].x.shape[0]
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+        """Bytes that each way needs; rows are no way where they outnumber the neurons."""
+        n, d = features.splits["train"].x.shape[0], features.n_neurons
         tests = max(features.splits[split].x.shape[0] for split in features.tests)
-        factors = 1 + parts.repeats * (len(PENALTIES) if self.regularisation is None else 1)
-        return {
-            "moments": 8 * features.n_neurons**2 * (8 + factors),
-            "rows": 8 * (n + tests) * (2 * features.n_neurons + 4 * n),
-        }
+        grid = len(PENALTIES) if self.regularisation is None else 1
+        outputs = 1 if features.classes is None else len(features.classes)
+        # A repeat's probes are weights, of all sizes together, or factors, one for each λ that won.
+        probes = d * min(outputs * len(sizes), d * min(grid, len(sizes)))
+        tally = (parts.repeats + 1) * len(sizes)
+        moments = d * d * 8 + parts.repeats * probes + tally * (3 * SCORED_ROWS + parts.repeats)
+        rows = (n + tests) * (2 * d + 4 * n) + tally * tests * (2 + grid)
+        return {"moments": 8 * moments, "rows": 8 * rows if n < d else float("inf")}
 
     def from_moments(
         self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress

@@ -1,0 +1,112 @@
+"""Asking: what a question is made of, what is reused, what is refused before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import made_up
+
+import critmass as cm
+from critmass import figures
+from critmass.report import write_report
+from critmass.results import load_curves
+
+
+@pytest.fixture
+def features():
+    x, y = made_up(n=200, d=8)
+    return cm.Features.from_arrays((x[:140], y[:140]), test=(x[140:], y[140:]), name="mine")
+
+
+def test_a_path_is_opened_with_the_seed_of_the_measurement(tmp_path):
+    x, y = made_up(n=200, d=8)
+    np.savez(tmp_path / "mine.npz", X_train=x, y_train=y)
+    for seed in (0, 1):
+        opened = cm.Features.open(tmp_path / "mine.npz", seed=seed)
+        by_path = cm.measure(tmp_path / "mine.npz", seed=seed)
+        assert by_path.frame.equals(cm.measure(opened, seed=seed).frame)
+
+
+def test_an_explicit_order_is_one_question_whatever_the_seeding(features, tmp_path):
+    for seeding in ("critmass", "authors"):
+        cm.measure(features, parts=np.arange(8)[::-1], seeding=seeding, out=tmp_path)
+    assert len(load_curves(tmp_path)) == 1
+
+
+def test_a_reused_cell_takes_the_name_it_is_asked_under(features, tmp_path):
+    cm.measure(features, out=tmp_path)
+    other = cm.Features.from_arrays(
+        (features.splits["train"].x, features.splits["train"].y),
+        test=(features.splits["test"].x, features.splits["test"].y),
+        name="other",
+    )
+    assert cm.measure(other, out=tmp_path).features == "other"
+    assert len(load_curves(tmp_path)) == 1
+
+
+def test_measurements_in_one_folder_are_told_apart(features, tmp_path):
+    for settings in ({}, {"metric": "balanced-accuracy"}, {"regularisation": 10.0}, {"seed": 3}):
+        cm.measure(features, out=tmp_path, **settings)
+    labels = [label for label, _ in figures.labelled(load_curves(tmp_path))]
+    assert sorted(labels) == [
+        "ridge probe, accuracy, λ = 10, seed 0",
+        "ridge probe, accuracy, λ chosen, seed 0",
+        "ridge probe, accuracy, λ chosen, seed 3",
+        "ridge probe, balanced-accuracy, λ chosen, seed 0",
+    ]
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for words in ("ridge probe, accuracy, λ = 10", "ridge probe, balanced-accuracy"):
+        assert f"<td>{words}</td>" in page
+
+
+@pytest.mark.parametrize("deltas", [[], [90], [0.9, 0]])
+def test_a_bad_delta_is_refused_before_anything_is_drawn(features, tmp_path, deltas):
+    cm.measure(features, out=tmp_path)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(cm.InputError, match="delta: found"):
+        write_report(tmp_path, deltas=deltas)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"memory_gib": float("nan")}, "memory_gib: found nan"),
+        ({"memory_gib": -1}, "memory_gib: found -1"),
+        ({"seed": 2**32, "seeding": "authors"}, "seed: found 4294967297"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"repeats": 500, "memory_gib": 1e-3}, "raise memory_gib"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(features, settings, words):
+    with pytest.raises(cm.InputError, match=words):
+        cm.measure(features, **settings)
+
+
+def test_arrays_are_no_features_but_the_way_is_shown():
+    with pytest.raises(cm.InputError, match=r"features: found tuple.*from_arrays\(\(X, y\)\)"):
+        cm.measure(made_up())
+
+
+def test_more_repeats_need_more_memory_but_never_the_slow_way():
+    x, y = made_up(n=300, d=40)
+    fs = cm.Features.from_arrays((x, y))
+    assert cm.measure(fs, repeats=200, memory_gib=0.2).repeats == 200
+
+
+def test_text_in_object_arrays_is_text():
+    x, y = made_up(n=60, d=4)
+    names = np.array(["ant", "bee", "cat"])[y]
+    fs = cm.Features.from_arrays((x, names.astype(object)))
+    assert fs.fingerprint == cm.Features.from_arrays((x, names)).fingerprint
+    with pytest.raises(cm.InputError, match="dtype object"):
+        cm.Features.from_arrays((x, np.array([None] * 60)))
+
+
+def test_one_line_says_what_it_is(features):
+    curve = cm.measure(features, sizes=[2, 4])
+    assert repr(features) == "Features('mine', classification, 8 neurons, rows: train: 140, test: 60)"
+    assert repr(curve).startswith(
+        "Curve(ridge of random parts of 'mine' on 'test', 3 sizes x 5 repeats, whole 0."
+    )
