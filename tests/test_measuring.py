@@ -56,7 +56,7 @@ def test_measurements_in_one_folder_are_told_apart(features, tmp_path):
     ]
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    for words in ("ridge probe, accuracy, λ = 10", "ridge probe, balanced-accuracy"):
+    for words in ("ridge (accuracy, λ = 10)", "ridge (balanced-accuracy)"):
         assert f"<td>{words}</td>" in page
 
 

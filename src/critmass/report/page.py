@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from critmass import figures
 from critmass.curve import Curve
@@ -53,14 +52,6 @@ def _page(curves: Sequence[Curve], deltas: Sequence[float], headline: float, svg
         columns=COLUMNS,
         row=row,
         note=NOTE,
-        described=_described,
         svgs=svgs,
     )
     return page
-
-
-def _described(record: dict[str, Any]) -> str:
-    """Return the score of a record with what sets it apart."""
-    penalty = record["regularisation"]
-    details = [record["metric"], None if penalty is None else f"λ = {penalty:g}"]
-    return ", ".join(filter(None, [figures.SCORE_LABELS.get(record["score"], record["score"]), *details]))

@@ -23,7 +23,7 @@ def summary(curves: Sequence[Curve], deltas: Sequence[float] = DELTAS) -> dict[s
                 "features": curve.features,
                 "score": curve.score,
                 "metric": curve.metric,
-                "regularisation": curve.spec["regularisation"],
+                "described": curve.described,
                 "parts": curve.parts.family,
                 "split": split,
                 "repeats": curve.repeats,
