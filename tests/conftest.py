@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
@@ -27,13 +26,3 @@ def digits():
     """1,797 real digits, 64 pixels each, some of them constant."""
     x, y = load_digits(return_X_y=True)
     return cm.Features.from_arrays((x, y), name="digits")
-
-
-def made_up(n=120, d=24, classes=3, seed=0, dtype=np.float64):
-    """Correlated columns of very different scale and offset, and labels that depend on them."""
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) * 10.0 ** generator.uniform(-2, 2, d)
-    x += generator.normal(size=d) * 50
-    centred = (x - x.mean(0)) / x.std(0)
-    y = np.argmax(centred @ generator.normal(size=(d, classes)) + generator.normal(size=(n, classes)), axis=1)
-    return x.astype(dtype), y

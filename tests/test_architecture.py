@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "critmass"
 ROOMS = (
     *("errors", "files", "rng", "specs", "progress", "arrays", "tensors", "store", "readers", "labels"),
     *("features", "sources", "extraction", "parts", "moments", "scores", "redundancy", "curve", "results"),
-    *("measuring", "figures", "report", "demo", "cli"),
+    *("measuring", "testing", "figures", "report", "demo", "cli"),
 )
 
 

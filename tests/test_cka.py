@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
@@ -12,6 +11,7 @@ from scipy.stats import ortho_group
 import critmass as cm
 from critmass.parts import make_parts, resolve_sizes
 from critmass.scores import cka as module
+from critmass.testing import made_up
 
 
 def naive_biased(x, y):

@@ -398,7 +398,11 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "unknown existing": (OK, [*MEASURE, "--existing", "reuze"], ["'reuze'", "did you mean 'reuse'"]),
     "unknown task": (OK, [*MEASURE, "--task", "regresion"], ["'regresion'", "did you mean 'regression'"]),
     "metric of the other task": (OK, [*MEASURE, "--metric", "r2"], ["'r2'", "accuracy"]),
-    "metric of cka": (OK, [*MEASURE, "--score", "cka", "--metric", "r2"], ["metric", "'r2'", "no probe"]),
+    "metric of cka": (
+        OK,
+        [*MEASURE, "--score", "cka", "--metric", "r2"],
+        ["metric", "'r2'", "settings of score 'cka'"],
+    ),
     "size 0": (OK, [*MEASURE, "--sizes", "0"], ["sizes", "found 0", "1 to 12"]),
     "size 0.0": (OK, [*MEASURE, "--sizes", "0.0"], ["sizes", "found 0.0"]),
     "size above d": (OK, [*MEASURE, "--sizes", "3", "13"], ["sizes", "found 13", "1 to 12"]),

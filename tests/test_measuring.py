@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import made_up
 
 import critmass as cm
 from critmass import figures
 from critmass.report import write_report
 from critmass.results import load_curves
+from critmass.testing import made_up
 
 
 @pytest.fixture

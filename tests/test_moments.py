@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import made_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critmass.arrays import BLOCK_ROWS
 from critmass.errors import InputError
 from critmass.moments import Moments, accumulate, shift_of
+from critmass.testing import made_up
 
 FIELDS = ("n_rows", "weight", "sum", "gram", "target_sum", "cross", "squares", "mixed")
 

@@ -9,12 +9,12 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import polars as pl
 import pytest
-from conftest import made_up
 
 import critmass as cm
 from critmass import figures
 from critmass.report import summary, write_report
 from critmass.results import load_curves
+from critmass.testing import made_up
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import made_up
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score, r2_score
@@ -15,6 +14,7 @@ from critmass.moments import accumulate
 from critmass.parts import make_parts, resolve_sizes
 from critmass.scores.ridge import PENALTIES
 from critmass.scores.ridge_solvers import Coefficients, Job, Problem, Sweep, coefficients, targets_of
+from critmass.testing import made_up
 
 
 def rows_of(features, split):
@@ -164,7 +164,7 @@ def test_test_rows_are_never_seen_by_the_choice(digits):
     xt, yt = rows_of(digits, "test")
     honest = cm.measure(cm.Features.from_arrays((x, y), test=(xt, yt)), sizes=[5, 20])
     wrong = cm.measure(cm.Features.from_arrays((x, y), test=(xt, (yt + 1) % 10)), sizes=[5, 20])
-    assert (honest.measurement.regularisation == wrong.measurement.regularisation).all()
+    assert (honest.measurement.chosen["regularisation"] == wrong.measurement.chosen["regularisation"]).all()
     assert wrong.whole < 0.2 < 0.8 < honest.whole
 
 
@@ -238,7 +238,7 @@ def test_constant_and_duplicate_neurons_do_no_harm():
     curve = cm.measure(fs, sizes="all", repeats=2)
     assert np.isfinite(curve.measurement.scores).all()
     a, ya, b, yb = standardised(fs)
-    alpha = curve.measurement.regularisation[0, -1]
+    alpha = curve.measurement.chosen["regularisation"][0, -1]
     assert curve.whole == pytest.approx(RidgeClassifier(alpha=alpha).fit(a, ya).score(b, yb))
 
 

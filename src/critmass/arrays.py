@@ -2,13 +2,16 @@
 
 A *matrix* here is anything with a shape, a dtype and slicing by rows: an array, a memory map, a store.
 It is read in blocks whose boundaries depend on nothing but the row number, so sums come out in the same
-order, and to the same bits, however the rows are stored. All products are float64 (docs/architecture.md
-says what that costs and why it is worth it).
+order, and to the same bits, however the rows are stored.
+
+Two back ends, NumPy and torch, behind one set of names (the array API standard): a `Device` gives the
+namespace, and code written with it runs on either. Moments and their algebra are NumPy's, in float64.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 from threadpoolctl import ThreadpoolController
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, require, said
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -39,6 +42,67 @@ class Matrix(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
     def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where matrix products run.
+
+    Attributes
+    ----------
+    name : str
+        "cpu": NumPy. "torch:cpu", "cuda", "cuda:1": torch on that device.
+    """
+
+    name: str
+
+    @property
+    def torch_name(self) -> str | None:
+        """What torch calls the device; None for NumPy."""
+        return None if self.name == "cpu" else self.name.removeprefix("torch:")
+
+    @property
+    def xp(self) -> Any:
+        """The array API namespace: NumPy's functions, or torch's under the same names."""
+        library = "numpy" if self.torch_name is None else "torch"
+        return importlib.import_module(f"array_api_compat.{library}")
+
+    def put(self, array: Any, dtype: str | None = None) -> Any:
+        """Return a NumPy array as an array on this device, with this dtype where one is named."""
+        kind = None if dtype is None else getattr(self.xp, dtype)
+        if self.torch_name is None:
+            return np.asarray(array, dtype=kind)
+        return self.xp.asarray(np.ascontiguousarray(array), dtype=kind, device=self.torch_name)
+
+    def get(self, array: Any) -> Any:
+        """Return an array on this device as a NumPy array."""
+        return array if self.torch_name is None else array.cpu().numpy()
+
+
+CPU = Device("cpu")
+
+
+def resolve_device(name: str) -> Device:
+    """Return the device called `name`.
+
+    Raises
+    ------
+    InputError
+        For a name that torch does not know, or a device that is not there.
+    MissingExtraError
+        If torch is needed and not installed.
+    """
+    device = Device(name)
+    if device.torch_name is not None:
+        torch = require("torch", package="torch", extra="torch", purpose=f"device {name!r}")
+        try:
+            torch.zeros(1, dtype=torch.float64, device=device.torch_name)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            here = f"{torch.cuda.device_count()} CUDA devices here"
+            raise InputError(
+                "device", name, f"cpu (NumPy), torch:cpu, cuda, cuda:N ({here})", str(error).split("\n")[0]
+            ) from None
+    return device
 
 
 @dataclass(frozen=True)

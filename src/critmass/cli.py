@@ -121,7 +121,9 @@ def measure(
     delta: Numbers = [0.8, 0.9, 0.95, 0.99],  # noqa: B006
     metric: str | None = None,
     regularisation: float | None = None,
-    standardise: bool = True,
+    standardise: bool | None = None,
+    settings: Annotated[list[str], Parameter(name="--set", consume_multiple=True, negative="")] = [],  # noqa: B006
+    device: str = "cpu",
     out: Path | None = None,
     existing: str = "reuse",
     memory_gib: float | None = None,
@@ -160,7 +162,11 @@ def measure(
     regularisation
         Fixed strength of a probe's penalty; by default it is chosen on validation rows.
     standardise
-        Scale neurons to unit variance before a probe.
+        Scale neurons to unit variance before a probe; by default the score's own choice.
+    settings
+        Further settings of the score, as name=value: --score sgd --set epochs=20 lr=0.05
+    device
+        Where products run: cpu, torch:cpu, cuda, cuda:1.
     out
         Results folder: a cell for this measurement, and results.parquet over all cells.
     existing
@@ -215,6 +221,8 @@ def measure(
             metric=metric,
             regularisation=regularisation,
             standardise=standardise,
+            settings=_settings(settings),
+            device=device,
             out=out,
             existing=existing,  # type: ignore[arg-type]
             memory_gib=measuring.MEMORY_GIB if memory_gib is None else memory_gib,
@@ -296,7 +304,7 @@ def list_(
         Print one JSON object.
     """
     from critmass.parts import FAMILIES
-    from critmass.scores import SCORES
+    from critmass.scores import registered
     from critmass.sources import DATASETS, MODELS, open_model
 
     if (what == "layers") != (model is not None):
@@ -310,7 +318,7 @@ def list_(
             f"{name}:": f'{s.description}; pip install "critmass[{s.extra}]"' for name, s in sources.items()
         }
     elif what == "scores":
-        found = {name: description for name, (description, _) in SCORES.items()}
+        found = registered()
     else:
         found = {name: family.description for name, family in FAMILIES.items()}
     width = max(map(len, found))
@@ -363,6 +371,20 @@ def _sizes(tokens: Sequence[str]) -> str | list[int | float]:
                 raise unknown("sizes", token, ["paper", "all"]) from None
             raise InputError("sizes", token, "paper, all, whole numbers (neurons) or fractions") from None
     return sizes
+
+
+def _settings(tokens: Sequence[str]) -> dict[str, Any]:
+    """Return name=value tokens as a mapping; a value is JSON, or else the text as it is."""
+    found: dict[str, Any] = {}
+    for token in tokens:
+        name, equals, text = token.partition("=")
+        if not equals or not name or name in found:
+            raise InputError("--set", token, "name=value, each name once", "such as --set epochs=20 lr=0.05")
+        try:
+            found[name] = jsonlib.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 @contextlib.contextmanager
@@ -422,5 +444,7 @@ def _print_redundancy(
         for record in summary([curve], deltas)["redundancy"]:
             table.add_row(*row(record))
         console.print(table)
+        for warning in curve.warnings:
+            print(f"warning: {warning}")
     for path in written:
         print(f"wrote {path}")

@@ -74,7 +74,7 @@ class Curve:
     @property
     def described(self) -> str:
         """The score with what sets it apart: its metric, and λ where that was fixed."""
-        penalty = self.spec["regularisation"]
+        penalty = self.spec["settings"].get("regularisation")
         details = [self.metric, None if penalty is None else f"λ = {penalty:g}"]
         said = ", ".join(detail for detail in details if detail)
         return f"{self.score} ({said})" if said else self.score
@@ -94,20 +94,28 @@ class Curve:
         """One row for each size and repeat.
 
         Columns: size, fraction, repeat, score, whole, ratio (score / whole; null where the whole
-        scores 0 or less), regularisation (null where the score has none), converged.
+        scores 0 or less), converged, regularisation (null where the score has none), and whatever else
+        was chosen for each probe.
         """
         shape = self.measurement.scores.shape
-        penalties = self.measurement.regularisation
+        chosen = {"regularisation": np.full(shape, np.nan), **self.measurement.chosen}
         return pl.DataFrame(
             {
                 **self._index(shape),
                 "score": self.measurement.scores.ravel(),
                 "whole": np.full(shape, self.whole).ravel(),
                 "ratio": (self.measurement.scores / (self.whole if self.whole > 0 else np.nan)).ravel(),
-                "regularisation": (np.full(shape, np.nan) if penalties is None else penalties).ravel(),
                 "converged": self.measurement.converged.ravel(),
+                **{name: values.ravel() for name, values in chosen.items()},
             }
         ).with_columns(pl.col("ratio", "regularisation").fill_nan(None))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of this result must know, one line each."""
+        missed, count = int((~self.measurement.converged).sum()), self.measurement.converged.size
+        advice = "raise iterations or regularisation, or loosen the tolerance"
+        return [f"{missed} of {count} {self.score} probes did not converge: {advice}"] if missed else []
 
     @property
     def by_class(self) -> pl.DataFrame:

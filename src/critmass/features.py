@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,16 @@ from critmass.arrays import Indices, Matrix, RowSubset
 from critmass.errors import InputError, StoreError, said, unknown
 from critmass.labels import Classes, Task, check_classes, encode, stratified, targets_of_splits
 from critmass.specs import canonical_json, content_id
-from critmass.store import MANIFEST, Header, OpenStore, ShardedMatrix, is_store, open_store, write_store
+from critmass.store import (
+    MANIFEST,
+    Columns,
+    Header,
+    OpenStore,
+    ShardedMatrix,
+    is_store,
+    open_store,
+    write_store,
+)
 
 SHARD_ROWS = 16_384
 VALIDATION_FRACTION = 0.2
@@ -41,21 +50,26 @@ class Split:
         Class codes into `Features.classes` (classification) or targets (regression).
     group : array of shape (n_samples,) or None
         Group codes into `Features.groups`.
+    weight : array of shape (n_samples,) or None
+        How much a training row counts; 1 each where there is none.
+    views : tuple of matrices of shape (n_samples, n_neurons)
+        Augmented copies of the training rows; `x` is the evaluation view.
     """
 
     x: Matrix
     y: NDArray[Any] | None = None
     group: Indices | None = None
+    weight: NDArray[np.float64] | None = None
+    views: tuple[Matrix, ...] = ()
 
     def take(self, rows: Indices) -> Split:
-        """Return the split of these rows (ascending); the matrix is not copied."""
-        x = (
-            RowSubset(self.x.base, self.x.rows[rows])
-            if isinstance(self.x, RowSubset)
-            else RowSubset(self.x, rows)
-        )
+        """Return the split of these rows (ascending); no matrix is copied."""
         return Split(
-            x, None if self.y is None else self.y[rows], None if self.group is None else self.group[rows]
+            _rows(self.x, rows),
+            y=None if self.y is None else self.y[rows],
+            group=None if self.group is None else self.group[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            views=tuple(_rows(view, rows) for view in self.views),
         )
 
 
@@ -107,6 +121,10 @@ class Features:
             digest.update(_matrix_digest(split.x))
             for column in (split.y, split.group):
                 digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
+            if split.weight is not None:
+                digest.update(b"weight" + split.weight.tobytes())
+            for view in split.views:
+                digest.update(b"view" + _matrix_digest(view))
         return digest.hexdigest()
 
     @classmethod
@@ -118,6 +136,8 @@ class Features:
         validation: Any = None,
         tests: Mapping[str, Any] | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
+        weights: Mapping[str, ArrayLike] | None = None,
+        views: Sequence[Any] = (),
         task: Literal["auto", "classification", "regression"] = "auto",
         name: str = "arrays",
         test_fraction: float = 0.25,
@@ -135,6 +155,10 @@ class Features:
             Further test splits, such as a shifted one; the same probes are scored on each.
         groups : mapping of split name to array of shape (n_samples,)
             A group for every row of the splits named.
+        weights : mapping {"train": array of shape (n_samples,)}
+            How much each training row counts when a probe is fitted; finite and above 0.
+        views : sequence of arrays of shape (n_samples, n_neurons)
+            Augmented copies of the training rows, which the sgd probe cycles through.
         task : "auto", "classification" or "regression"
             "auto": floats that are not all whole numbers are regression targets, all else are classes.
         test_fraction : float
@@ -172,6 +196,12 @@ class Features:
             split: np.asarray(_array(f"groups of {split!r}", value))
             for split, value in (groups or {}).items()
         }
+        raw.weights = {
+            split: np.asarray(_array(f"weights of {split!r}", value))
+            for split, value in (weights or {}).items()
+        }
+        for number, view in enumerate(views, start=1):
+            raw.x[view_name(number)] = _array(f"view {number}", view)
         return _checked(raw, task, name, test_fraction, seed, provenance or {"source": "arrays"})
 
     @classmethod
@@ -228,9 +258,17 @@ class Features:
     @classmethod
     def _from_store(cls, store: OpenStore, name: str | None, test_fraction: float, seed: int) -> Features:
         manifest = store.manifest
+        matrices = {split: store.rows(split) for split in manifest.splits}
+        views = _take_views(matrices)
         splits = {
-            split: Split(store.rows(split), store.column(split, "y"), store.column(split, "group"))
-            for split in manifest.splits
+            split: Split(
+                x,
+                store.column(split, "y"),
+                store.column(split, "group"),
+                store.column(split, "weight"),
+                views if split == "train" else (),
+            )
+            for split, x in matrices.items()
         }
         return cls(
             name or manifest.name,
@@ -254,7 +292,11 @@ class Features:
             spec_id=content_id([self.fingerprint, shard_rows]),
             provenance=dict(self.provenance),
         )
-        content = {name: (split.x, split.y, split.group) for name, split in self.splits.items()}
+        content: dict[str, Columns] = {}
+        for name, split in self.splits.items():
+            content[name] = (split.x, split.y, split.group, split.weight)
+            for number, view in enumerate(split.views, start=1):
+                content[view_name(number)] = (view, split.y, split.group, split.weight)
         write_store(Path(folder), header, content, shard_rows=shard_rows)
         return Features.open(folder)
 
@@ -280,19 +322,26 @@ def _checked(
         raise unknown("task", str(task), ["auto", "classification", "regression"])
     if "train" not in raw.x:
         raise InputError("splits", sorted(raw.x), "a train split at least", "name the rows X_train")
-    for kind, home in (("labels", raw.y), ("groups", raw.groups)):
-        for split in home.keys() - raw.x.keys():
-            raise InputError(f"{kind} of {split!r}", said("no rows for them"), f"splits {sorted(raw.x)}")
-    for split, x in raw.x.items():
-        _check_matrix(split, x, raw.x["train"])
-        for kind, home in (("labels", raw.y), ("groups", raw.groups)):
+    matrices: dict[str, Matrix] = dict(raw.x)
+    views = _take_views(matrices)
+    for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights)):
+        for split in home.keys() - matrices.keys():
+            raise InputError(f"{kind} of {split!r}", said("no rows for them"), f"splits {sorted(matrices)}")
+    for split, x in matrices.items():
+        _check_matrix(split, x, matrices["train"])
+        for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights)):
             if split in home and home[split].shape != (x.shape[0],):
                 raise InputError(
                     f"{kind} of {split!r}",
                     said(f"shape {home[split].shape}"),
                     f"shape ({x.shape[0]},), one for each row",
                 )
-    resolved, classes, targets = targets_of_splits(raw.y, raw.x, task)
+    for number, view in enumerate(views, start=1):
+        _check_matrix(view_name(number), view, matrices["train"])
+        rows = matrices["train"].shape[0]
+        if view.shape[0] != rows:
+            raise InputError(view_name(number), said(f"{view.shape[0]} rows"), f"{rows} rows, as in 'train'")
+    resolved, classes, targets = targets_of_splits(raw.y, matrices, task)
     group_names: tuple[str, ...] | None = None
     codes: dict[str, Indices] = {}
     if raw.groups:
@@ -300,9 +349,46 @@ def _checked(
         names, _ = encode(np.concatenate(list(texts.values())))
         group_names = tuple(map(str, names))
         codes = {split: np.searchsorted(group_names, text) for split, text in texts.items()}
-    splits = {split: Split(raw.x[split], targets.get(split), codes.get(split)) for split in raw.x}
+    weights = {split: _weights(split, value) for split, value in raw.weights.items()}
+    splits = {
+        split: Split(
+            x,
+            targets.get(split),
+            codes.get(split),
+            weights.get(split),
+            views if split == "train" else (),
+        )
+        for split, x in matrices.items()
+    }
     ordered = _in_order(splits, resolved, classes, test_fraction, seed)
     return Features(name, resolved, classes, group_names, ordered, provenance)
+
+
+def view_name(number: int) -> str:
+    """Return what a file or a store calls the rows of a view of the training rows, counting from 1."""
+    return f"train.view{number}"
+
+
+def _take_views(matrices: dict[str, Any]) -> tuple[Any, ...]:
+    """Remove the views from `matrices`, and return them in their order."""
+    views: list[Any] = []
+    while (name := view_name(len(views) + 1)) in matrices:
+        views.append(matrices.pop(name))
+    return tuple(views)
+
+
+def _weights(split: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    name = f"weights of {split!r}"
+    if split != "train":
+        raise InputError(name, said("weights"), "weights of 'train' only", "test rows all count the same")
+    if values.dtype.kind not in "biuf" or not (np.isfinite(values) & (values > 0)).all():
+        found = said(f"dtype {values.dtype}" if values.dtype.kind not in "biuf" else f"{values.min()}")
+        raise InputError(name, found, "finite numbers above 0", "leave out rows that should not count")
+    return values.astype(np.float64)
+
+
+def _rows(x: Matrix, rows: Indices) -> RowSubset:
+    return RowSubset(x.base, x.rows[rows]) if isinstance(x, RowSubset) else RowSubset(x, rows)
 
 
 def _in_order(

@@ -75,7 +75,7 @@ def labelled(curves: Iterable[Curve]) -> list[tuple[str, Curve]]:
 
 
 def _penalty(curve: Curve) -> str:
-    penalty = curve.spec["regularisation"]
+    penalty = curve.spec["settings"].get("regularisation")
     return "λ chosen" if penalty is None else f"λ = {penalty:g}"
 
 

@@ -10,14 +10,14 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from critmass import results
-from critmass.arrays import Indices, require_memory
+from critmass.arrays import Indices, require_memory, resolve_device
 from critmass.curve import Curve
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features
@@ -25,8 +25,9 @@ from critmass.files import check_writable
 from critmass.parts import EXPLICIT, FAMILIES, Parts, Seeding, make_parts, resolve_sizes
 from critmass.progress import Progress, silent
 from critmass.redundancy import require_something_learned
-from critmass.scores import MomentScore, make_score
-from critmass.scores.base import resolve_metric
+from critmass.scores import MomentScore, Run, Score, make_score
+from critmass.scores.base import resolve_metric, settings_of
+from critmass.scores.custom import Custom
 from critmass.specs import MeasureSpec, content_id, validated
 
 MEMORY_GIB = 8.0
@@ -35,7 +36,7 @@ MEMORY_GIB = 8.0
 def measure(
     features: Features | str | os.PathLike[str],
     *,
-    score: str = "ridge",
+    score: str | Score | Callable[..., Any] = "ridge",
     parts: str | ArrayLike = "random",
     sizes: str | float | Sequence[int | float] = "paper",
     repeats: int = 5,
@@ -43,7 +44,9 @@ def measure(
     seeding: Seeding = "critmass",
     metric: str | None = None,
     regularisation: float | None = None,
-    standardise: bool = True,
+    standardise: bool | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
     out: str | os.PathLike[str] | None = None,
     existing: Literal["reuse", "replace"] = "reuse",
     memory_gib: float = MEMORY_GIB,
@@ -55,8 +58,10 @@ def measure(
     ----------
     features : Features or path
         A path is opened with `Features.open` and this `seed`.
-    score : str
-        "ridge", "cka" (debiased, test rows), "cka-biased" or "cka-minibatch".
+    score : str, Score or callable
+        A name (`critmass list scores`); a Score made with settings of its own; or a function of two
+        splits, ``score(train, test)``: see scores/custom.py. A function's results are never reused
+        from `out`, as its code may have changed under the same name.
     parts : str or array of shape (n_neurons,) or (n_repeats, n_neurons)
         "random", "first", or an explicit order of all neurons.
     sizes : "paper", "all", or numbers
@@ -73,14 +78,19 @@ def measure(
     regularisation : float, optional
         For probes: λ (scikit-learn's alpha on standardised columns). By default chosen on validation
         rows for each size and repeat; test rows are never seen.
-    standardise : bool
-        For probes: scale columns to unit variance.
+    standardise : bool, optional
+        For probes: scale columns to unit variance. By default the score's own choice: true for ridge
+        and logistic.
+    settings : mapping, optional
+        Further settings of the score by name, such as ``{"epochs": 20}`` of sgd.
+    device : str
+        Where products run: "cpu" (NumPy), "torch:cpu", "cuda", "cuda:1". Changes results by rounding.
     out : path, optional
         Results folder. The finished cell is written there, and results.parquet brought up to date.
     existing : "reuse" or "replace"
         What to do where `out` holds the answer to this very question.
     memory_gib : float
-        Refuse work whose matrices need more than this.
+        Refuse work whose matrices need more than this. Rows that fit are kept in memory.
     progress : callable (what, done, total), optional
 
     Returns
@@ -108,37 +118,37 @@ def measure(
         raise InputError("memory_gib", memory_gib, "a number of GiB above 0")
     if existing not in ("reuse", "replace"):
         raise unknown("existing", str(existing), ["reuse", "replace"])
-    chosen = make_score(score, metric=metric, regularisation=regularisation, standardise=standardise)
-    probe = not chosen.label_free
-    if probe and features.task is None:
-        raise InputError(
-            "score", score, "a score that needs no labels: cka, cka-biased, cka-minibatch", "or give labels"
-        )
+    chosen = make_score(score, _all_settings(settings, metric, regularisation, standardise))
+    target = resolve_device(device)
+    if not chosen.label_free and features.task is None:
+        allowed = "a score that needs no labels: cka, neighbour-overlap"
+        raise InputError("score", chosen.name, allowed, "or give labels")
     taken = make_parts(parts, features.n_neurons, repeats=repeats, seed=seed, seeding=seeding)
     counts = resolve_sizes(sizes, features.n_neurons)
-    name = resolve_metric(metric, features.task) if probe else None
+    asked = settings_of(chosen)
+    if "metric" in asked:
+        asked["metric"] = resolve_metric(asked["metric"], features.task)
     spec = validated(
         MeasureSpec,
         features=features.fingerprint if out is not None else "",
-        score=score,
-        metric=name,
+        score=chosen.name,
         parts=taken.family,
         order=content_id(taken.orders.tolist()) if taken.family == EXPLICIT else None,
         seeding=seeding if taken.family in FAMILIES and FAMILIES[taken.family].chance else "critmass",
         sizes=tuple(counts.tolist()),
         repeats=taken.repeats,
         seed=seed,
-        regularisation=regularisation,
-        standardise=standardise if probe else None,
+        settings=asked,
     ).model_dump(mode="json")
     if out is not None:
         check_writable(Path(out) / results.CELLS)
         path = results.cell_path(Path(out), spec)
-        if existing == "reuse" and path.exists():
+        if existing == "reuse" and path.exists() and not isinstance(chosen, Custom):
             curve = dataclasses.replace(results.load_cell(path), features=features.name)
             results.write_table(Path(out))
             return curve
-    curve = _measured(features, chosen, taken, counts, spec, name, memory_gib, progress or silent)
+    run = Run(seed, target, memory_gib * 2**30, progress or silent)
+    curve = _measured(features, chosen, taken, counts, spec, run)
     if out is not None:
         results.save_cell(Path(out), curve)
         results.write_table(Path(out))
@@ -152,31 +162,35 @@ def _opened(path: Any, seed: int) -> Features:
     return Features.open(path, seed=seed)
 
 
+def _all_settings(settings: Mapping[str, Any] | None, *named: Any) -> dict[str, Any]:
+    """Return the settings given by name and those given apart, refusing what is given twice."""
+    found = dict(settings or {})
+    for name, value in zip(("metric", "regularisation", "standardise"), named, strict=True):
+        if value is None:
+            continue
+        if name in found:
+            raise InputError(f"settings of {name}", found[name], f"nothing beside {name}={value!r}")
+        found[name] = value
+    return found
+
+
 def _measured(
-    features: Features,
-    score: MomentScore,
-    parts: Parts,
-    sizes: Indices,
-    spec: dict[str, Any],
-    metric: str | None,
-    memory_gib: float,
-    progress: Progress,
+    features: Features, score: Score, parts: Parts, sizes: Indices, spec: dict[str, Any], run: Run
 ) -> Curve:
     needed = score.memory(features, parts, sizes)
-    allowed = memory_gib * 2**30
-    if needed["moments"] <= allowed:
+    if isinstance(score, MomentScore) and needed["moments"] <= run.memory:
         way = score.from_moments
     else:
         advice = "use fewer neurons or repeats, or raise memory_gib"
-        require_memory(f"{score.name} of {parts.n_neurons} neurons", min(needed.values()), allowed, advice)
+        require_memory(f"{score.name} of {parts.n_neurons} neurons", min(needed.values()), run.memory, advice)
         way = score.from_rows
-    measured = dict(way(features, parts, sizes, seed=spec["seed"], progress=progress))
+    measured = dict(way(features, parts, sizes, run))
     require_something_learned(measured["test"])
     return Curve(
         features=features.name,
         score=score.name,
         split="test",
-        metric=metric,
+        metric=spec["settings"].get("metric"),
         sizes=sizes,
         parts=parts,
         measurement=measured.pop("test"),

@@ -31,11 +31,12 @@ SPLIT_NAMES = {
 
 @dataclass
 class Raw:
-    """Per split: rows, labels or targets, groups, as they came."""
+    """Per split: rows, labels or targets, groups, weights, as they came."""
 
     x: dict[str, Matrix] = field(default_factory=dict)
     y: dict[str, NDArray[Any]] = field(default_factory=dict)
     groups: dict[str, NDArray[Any]] = field(default_factory=dict)
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
@@ -87,7 +88,7 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _by_key(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Raw:
     raw = Raw()
-    homes: dict[str, dict[str, Any]] = {"X": raw.x, "y": raw.y, "groups": raw.groups}
+    homes: dict[str, dict[str, Any]] = {"X": raw.x, "y": raw.y, "groups": raw.groups, "weights": raw.weights}
     for key, value in arrays.items():
         kind, _, split = key.partition("_")
         if kind not in homes or not split:

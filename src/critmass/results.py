@@ -28,10 +28,10 @@ from critmass.tensors import map_tensors, safetensors_label
 VERSION = 1
 CELLS = "cells"
 TABLE = "results.parquet"
+CHOSEN = "chosen."
 _ARRAYS = (
     "scores",
     "covariance",
-    "regularisation",
     "converged",
     "by_class",
     "class_rows",
@@ -53,6 +53,7 @@ def save_cell(folder: Path, curve: Curve) -> Path:
         for key in _ARRAYS:
             if (value := getattr(measurement, key)) is not None:
                 arrays[f"{index}.{key}"] = np.asarray(value)
+        arrays |= {f"{index}.{CHOSEN}{key}": values for key, values in measurement.chosen.items()}
     arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     header = {
         "format": "critmass-cell",
@@ -102,7 +103,13 @@ def load_cell(path: Path) -> Curve:
     measurements = {}
     for index, split in enumerate(header["splits"]):
         found = {key: arrays.get(f"{index}.{key}") for key in _ARRAYS}
-        measurements[split["name"]] = Measurement(whole=split["whole"], n_units=split["n_units"], **found)  # type: ignore[arg-type]
+        prefix = f"{index}.{CHOSEN}"
+        measurements[split["name"]] = Measurement(
+            whole=split["whole"],
+            n_units=split["n_units"],
+            chosen={key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)},
+            **found,  # type: ignore[arg-type]
+        )
     first, *_ = measurements
     return Curve(
         features=header["features"],
@@ -149,7 +156,7 @@ def table(curves: list[Curve]) -> pl.DataFrame:
             frames.append(
                 on.frame.select(*(pl.lit(v, pl.String).alias(k) for k, v in names.items()), pl.all())
             )
-    return pl.concat(frames)
+    return pl.concat(frames, how="diagonal")
 
 
 def write_table(folder: Path) -> Path:

@@ -44,15 +44,13 @@ class MeasureSpec(Spec):
 
     features: str = Field(description="fingerprint of the features")
     score: str
-    metric: str | None
     parts: str
     order: str | None = Field(default=None, description="content id of an explicit order")
     seeding: Literal["critmass", "authors"] = "critmass"
     sizes: tuple[int, ...]
     repeats: int = Field(ge=1)
     seed: int = Field(ge=0)
-    regularisation: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    standardise: bool | None = None
+    settings: dict[str, Any] = Field(default={}, description="of the score, by name")
 
 
 class ExtractSpec(Spec):

@@ -32,6 +32,10 @@ _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SHARD_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*-\d{5,}\.safetensors$")
 
 
+Columns = tuple[Matrix, NDArray[Any] | None, Indices | None, NDArray[np.float64] | None]
+"""Rows, label codes or targets, group codes, weights of one split."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -122,7 +126,7 @@ def check_shard(folder: Path, shard: Shard) -> None:
 
 @dataclass(frozen=True)
 class OpenStore:
-    """An opened store: its manifest, and for each split the rows, label codes or targets, group codes."""
+    """An opened store: its manifest, and for each split its rows and columns."""
 
     folder: Path
     manifest: Manifest
@@ -133,11 +137,11 @@ class OpenStore:
         shape = (stored.n_rows, self.manifest.n_neurons)
         return ShardedMatrix(self.folder, stored.shards, shape, np.dtype(self.manifest.dtype))
 
-    def column(self, split: str, key: Literal["y", "group"]) -> NDArray[Any] | None:
-        """Label codes or targets ("y"), or group codes ("group"), of `split`; None where it has none."""
+    def column(self, split: str, key: Literal["y", "group", "weight"]) -> NDArray[Any] | None:
+        """Label codes or targets ("y"), group codes or weights of `split`; None where it has none."""
         shards = self.manifest.splits[split].shards
         parts = [map_tensors(self.folder / shard.file).get(key) for shard in shards]
-        if key == "group" and all(part is None for part in parts):
+        if key != "y" and all(part is None for part in parts):
             return None
         if key == "y" and self.manifest.task is None:
             return None
@@ -276,6 +280,7 @@ class StoreWriter:
         *,
         y: NDArray[Any] | None = None,
         group: Indices | None = None,
+        weight: NDArray[np.float64] | None = None,
     ) -> None:
         """Write one shard, whole or not at all."""
         if x.shape[1] != self.header.n_neurons:
@@ -288,6 +293,8 @@ class StoreWriter:
             tensors["y"] = np.ascontiguousarray(y, dtype=np.int64 if self.header.classes else np.float64)
         if group is not None:
             tensors["group"] = np.ascontiguousarray(group, dtype=np.int64)
+        if weight is not None:
+            tensors["weight"] = np.ascontiguousarray(weight, dtype=np.float64)
         label = {"spec": self.header.spec_id, "split": split, "index": index}
         write_atomic(
             self._path(split, index), safetensors_bytes(tensors, metadata={"critmass": canonical_json(label)})
@@ -333,23 +340,24 @@ class StoreWriter:
 def write_store(
     folder: Path,
     header: Header,
-    splits: Mapping[str, tuple[Matrix, NDArray[Any] | None, Indices | None]],
+    splits: Mapping[str, Columns],
     *,
     shard_rows: int,
 ) -> OpenStore:
-    """Write whole splits (rows, y, group codes) as a store."""
+    """Write whole splits as a store."""
     if holds(folder, header.spec_id):
         return open_store(folder)
-    sizes = {name: x.shape[0] for name, (x, _, _) in splits.items()}
+    sizes = {name: x.shape[0] for name, (x, *_) in splits.items()}
     writer = StoreWriter(folder, header, sizes, shard_rows)
     for split, index, rows in writer.missing():
-        x, y, group = splits[split]
+        x, y, group, weight = splits[split]
         writer.write(
             split,
             index,
             x[rows],
             y=None if y is None else y[rows],
             group=None if group is None else group[rows],
+            weight=None if weight is None else weight[rows],
         )
     return writer.finish()
 

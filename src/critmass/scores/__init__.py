@@ -1,41 +1,91 @@
-"""Scores by name: what is measured on a part."""
+"""Scores by name: what is measured on a part. Other packages add theirs as entry points.
+
+An entry point in the group "critmass.scores" names a factory: called with a user's settings as keyword
+arguments, it returns a Score (see base.py), or it is a function of two splits (see custom.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from critmass.errors import InputError, unknown
-from critmass.scores.base import MomentScore, Score
+from critmass.errors import InputError, said, unknown
+from critmass.scores.base import MomentScore, Run, Score
 from critmass.scores.cka import CKA
+from critmass.scores.custom import Custom
 from critmass.scores.ridge import Ridge
 
-SCORES: dict[str, tuple[str, Callable[..., MomentScore]]] = {
+ENTRY_POINTS = "critmass.scores"
+
+SCORES: dict[str, tuple[str, Callable[..., Score]]] = {
     "ridge": ("test performance of a ridge probe trained on the part", Ridge),
     "cka": ("debiased linear CKA of the part with the whole, test rows; no labels", CKA),
-    "cka-biased": ("biased linear CKA, as in feature space", lambda: CKA("biased")),
-    "cka-minibatch": ("minibatch linear CKA, as the paper's authors compute it", lambda: CKA("minibatch")),
+    "cka-biased": ("biased linear CKA, as in feature space", functools.partial(CKA, "biased")),
+    "cka-minibatch": (
+        "minibatch linear CKA, as the paper's authors compute it",
+        functools.partial(CKA, "minibatch"),
+    ),
 }
 
 
-def make_score(
-    name: str, *, metric: str | None = None, regularisation: float | None = None, standardise: bool = True
-) -> MomentScore:
-    """Return the score called `name`, with the settings of a probe where it is one.
+def registered() -> dict[str, str]:
+    """Return the name and description of every score: ours, then those of installed packages."""
+    ours = {name: description for name, (description, _) in SCORES.items()}
+    return ours | {name: f"from {point.value}" for name, point in _entry_points().items()}
+
+
+def make_score(score: str | Score | Callable[..., Any], settings: Mapping[str, Any] | None = None) -> Score:
+    """Return the score that is meant: by name, itself, or made of a function of two splits.
+
+    Parameters
+    ----------
+    score : str, Score or callable
+    settings : mapping, optional
+        Settings by name, for a score by name; a score has its own defaults for the others.
 
     Raises
     ------
     InputError
-        For an unknown score, or a probe's setting given to a score that is none.
+        For an unknown score, or a setting that the score does not have.
+
+    Examples
+    --------
+    >>> make_score("ridge", {"regularisation": 1.0}).regularisation
+    1.0
     """
-    if name not in SCORES:
-        raise unknown("score", name, SCORES)
-    _, make = SCORES[name]
-    if name == "ridge":
-        return make(regularisation=regularisation, standardise=standardise, metric=metric)
-    for setting, value in (("metric", metric), ("regularisation", regularisation)):
-        if value is not None:
-            raise InputError(setting, value, f"nothing for score {name!r}, which trains no probe")
-    return make()
+    settings = dict(settings or {})
+    if not isinstance(score, str):
+        found: Any = score
+        if inspect.isclass(score) or not (isinstance(score, Score) or callable(score)):
+            kind = score.__name__ if inspect.isclass(score) else type(score).__name__
+            raise InputError("score", said(kind), "a score's name, a Score, or a function of two splits")
+        if settings:
+            advice = "give them where the score is made"
+            raise InputError("settings", sorted(settings), "nothing for a score that is made already", advice)
+        return found if isinstance(found, Score) else Custom(found)
+    points = _entry_points()
+    if score in SCORES:
+        _, factory = SCORES[score]
+    elif score in points:
+        factory = points[score].load()
+        if not inspect.isclass(factory) and {"train", "test"} <= inspect.signature(factory).parameters.keys():
+            return make_score(functools.wraps(factory)(factory), settings)
+    else:
+        raise unknown("score", score, [*SCORES, *points])
+    known = [name for name in inspect.signature(factory).parameters if name != "estimator"]
+    for name in settings:
+        if name not in known:
+            allowed = ", ".join(known) or "nothing"
+            raise InputError(name, settings[name], f"{allowed}: the settings of score {score!r}")
+    return factory(**settings)
 
 
-__all__ = ["SCORES", "MomentScore", "Score", "make_score"]
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    return {point.name: point for point in found if point.name not in SCORES}
+
+
+__all__ = ["ENTRY_POINTS", "SCORES", "MomentScore", "Run", "Score", "make_score", "registered"]

@@ -8,17 +8,17 @@ interval for DR needs, for any δ, in memory that does not grow with the number 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from critmass.arrays import Floats, Indices
+from critmass.arrays import CPU, Device, Floats, Indices
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features, Split
 from critmass.labels import Task
 from critmass.parts import Parts
-from critmass.progress import Progress
+from critmass.progress import Progress, silent
 
 CLASSIFICATION_METRICS = ("accuracy", "balanced-accuracy")
 REGRESSION_METRICS = ("r2",)
@@ -38,9 +38,10 @@ class Measurement:
         the whole. None where no interval can be had.
     n_units : int
         Number of units: rows, or groups of rows for a jackknife.
-    regularisation : array of shape (n_repeats, n_sizes), or None
-        The λ each probe was fitted with.
     converged : array of shape (n_repeats, n_sizes)
+        Whether each probe's solver reached its tolerance.
+    chosen : mapping of str to array of shape (n_repeats, n_sizes)
+        What each probe was fitted with, such as "regularisation": λ.
     by_class, by_group : arrays of shape (n_repeats, n_sizes, n_classes or n_groups), or None
         Score within each class (recall) or group; NaN where the split has no row of it.
     class_rows, group_rows : arrays of shape (n_classes,), (n_groups,), or None
@@ -51,19 +52,42 @@ class Measurement:
     whole: float
     covariance: Floats | None
     n_units: int
-    regularisation: Floats | None
     converged: np.ndarray
+    chosen: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_class: Floats | None = None
     class_rows: Indices | None = None
     by_group: Floats | None = None
     group_rows: Indices | None = None
 
 
-class Score(Protocol):
-    """A way of scoring parts. Every score can work from rows; some also from moments, much faster.
+@dataclass(frozen=True)
+class Run:
+    """How a measurement is run: the seed, and what changes its numbers by rounding at most.
 
-    Both give, for each test split of the features, the measurement of all parts of these sizes. They
-    must agree to rounding error: the contract suite holds every score to that.
+    Attributes
+    ----------
+    seed : int
+        Of the rows to choose on, and of whatever else a score draws.
+    device : Device
+        Where matrix products run.
+    memory : float
+        Bytes that may be used; a score that can, keeps rows in memory rather than read them again.
+    progress : callable (what, done, total)
+    """
+
+    seed: int = 0
+    device: Device = CPU
+    memory: float = 8 * 2.0**30
+    progress: Progress = silent
+
+
+@runtime_checkable
+class Score(Protocol):
+    """A way of scoring parts: a frozen dataclass whose fields are its settings, as JSON values.
+
+    Every score works from rows; where algebra on moments gives it for all sizes at once, it is a
+    MomentScore as well. A way gives, for each test split of the features, the measurement of all parts
+    of these sizes; ways must agree to rounding error. `critmass.testing` holds every score to that.
     """
 
     label_free: bool
@@ -73,25 +97,43 @@ class Score(Protocol):
         """Name in the registry."""
         ...
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
-        """Bytes that each way needs: keys "moments" (where offered) and "rows"."""
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> Mapping[str, float]:
+        """Bytes that each way needs at least: "rows", and "moments" where that is offered."""
         ...
 
     def from_rows(
-        self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Measure by working with the rows of each part."""
         ...
 
 
+@runtime_checkable
 class MomentScore(Score, Protocol):
     """A score that algebra gives for all sizes at once."""
 
     def from_moments(
-        self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Measure by one pass over the rows and algebra on their moments."""
         ...
+
+
+def settings_of(score: Score) -> dict[str, Any]:
+    """Return the settings of a score that are not callables: the fields of its dataclass, by name."""
+    record: Any = score
+    if not is_dataclass(record):
+        return {}
+    values = {entry.name: getattr(record, entry.name) for entry in fields(record)}
+    return {name: value for name, value in values.items() if not callable(value)}
+
+
+def check_positive(**settings: float | None) -> None:
+    """Raise InputError, naming it, for a setting that is neither None nor a finite number above 0."""
+    for name, value in settings.items():
+        good = value is None or (isinstance(value, int | float) and 0 < value < float("inf"))
+        if not good or isinstance(value, bool):
+            raise InputError(name, value, "a number above 0")
 
 
 def resolve_metric(metric: str | None, task: Task | None) -> str:
@@ -141,6 +183,11 @@ class Credit:
         residual: Floats = predictions - y
         return 1.0 - len(self.y) * residual * residual / self.total_squares
 
+    def total(self, predictions: np.ndarray, rows: slice) -> Floats:
+        """Return the sum of these rows' credits, shape (n_repeats + 1, n_sizes)."""
+        total: Floats = np.einsum("rbm,b->rm", self.hits(predictions, rows), self.weights[rows])
+        return total
+
 
 class Tally:
     """Sums of credits over blocks of rows; the measurement at the end."""
@@ -163,7 +210,10 @@ class Tally:
 
         The whole's prediction is the same for every size.
         """
-        hits = self.credit.hits(predictions, rows)
+        self.add_hits(rows, self.credit.hits(predictions, rows))
+
+    def add_hits(self, rows: slice, hits: Floats) -> None:
+        """Add a block by its unweighted credits, shape as predictions in `add`."""
         credit = hits * self.credit.weights[rows][:, None]
         self.sums += credit.sum(axis=1)
         for i in range(len(credit)):
@@ -176,8 +226,10 @@ class Tally:
             if sums is not None and codes is not None:
                 _add_by_code(sums, codes[rows], hits)
 
-    def measurement(self, *, regularisation: Floats | None, converged: np.ndarray) -> Measurement:
-        """Return what was tallied."""
+    def measurement(
+        self, *, converged: np.ndarray | None = None, chosen: Mapping[str, np.ndarray] | None = None
+    ) -> Measurement:
+        """Return what was tallied; by default every probe counts as converged."""
         n = self.split.x.shape[0]
         means = self.sums / n
         covariance = None
@@ -193,8 +245,8 @@ class Tally:
             whole=float(means[-1, -1]),
             covariance=covariance,
             n_units=n,
-            regularisation=regularisation,
-            converged=converged,
+            converged=np.ones(means[:-1].shape, dtype=bool) if converged is None else converged,
+            chosen=chosen or {},
             by_class=by_class,
             class_rows=class_rows,
             by_group=by_group,

@@ -22,7 +22,7 @@ from critmass.features import Features
 from critmass.moments import Moments, accumulate
 from critmass.parts import Parts
 from critmass.progress import Progress
-from critmass.scores.base import Measurement
+from critmass.scores.base import Measurement, Run
 
 Estimator = Literal["debiased", "biased", "minibatch"]
 ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased", "minibatch")
@@ -164,13 +164,11 @@ class CKA:
         features: Features,
         parts: Parts,
         sizes: Indices,
-        *,
-        seed: int,  # noqa: ARG002
-        progress: Progress,
+        run: Run,
     ) -> Mapping[str, Measurement]:
         """Measure all sizes from moments; intervals from a delete-a-group jackknife."""
         return {
-            split: self._on_moments(features.splits[split].x, f"X of {split!r}", parts, sizes, progress)
+            split: self._on_moments(features.splits[split].x, f"X of {split!r}", parts, sizes, run.progress)
             for split in features.tests
         }
 
@@ -179,13 +177,11 @@ class CKA:
         features: Features,
         parts: Parts,
         sizes: Indices,
-        *,
-        seed: int,  # noqa: ARG002
-        progress: Progress,
+        run: Run,
     ) -> Mapping[str, Measurement]:
         """Measure from n x n Gram matrices, grown along each order: for layers much wider than n."""
         return {
-            split: self._on_rows(features.splits[split].x, f"X of {split!r}", parts, sizes, progress)
+            split: self._on_rows(features.splits[split].x, f"X of {split!r}", parts, sizes, run.progress)
             for split in features.tests
         }
 
@@ -294,7 +290,7 @@ def _measurement(scores: Floats, without: Floats | None) -> Measurement:
         pseudo = np.concatenate([pseudo, np.ones((units, 1, scores.shape[1]))], axis=1)
         pseudo -= pseudo.mean(axis=0)
         covariance = np.einsum("gim,gjm->mij", pseudo, pseudo) / (units - 1)
-    return Measurement(scores, 1.0, covariance, units, None, np.ones(scores.shape, dtype=bool))
+    return Measurement(scores, 1.0, covariance, units, np.ones(scores.shape, dtype=bool))
 
 
 def _jackknife_groups(n: int) -> int:

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from critmass.arrays import SCORED_ROWS, Floats, Indices, blocks
-from critmass.errors import InputError, said
 from critmass.features import Features, Split
 from critmass.moments import Moments, accumulate
 from critmass.parts import Parts
-from critmass.progress import Progress, counted
-from critmass.scores.base import Credit, Measurement, Tally, resolve_metric
+from critmass.progress import counted
+from critmass.scores.base import Credit, Measurement, Run, check_positive, resolve_metric
+from critmass.scores.probes import (
+    ClassWeight,
+    best,
+    fit_and_validation,
+    held_out,
+    row_weights,
+    tally_on,
+)
 from critmass.scores.ridge_solvers import (
     Dual,
     Probe,
@@ -47,12 +54,18 @@ class Ridge:
         Whether columns are scaled to unit variance of the rows that the probe is fitted on.
     metric : str or None
         "accuracy" (default) or "balanced-accuracy" for classes; "r2" for targets.
+    class_weight : None, "balanced" or mapping of class name to weight
+        As scikit-learn's. Rows count this much, times their own weight where the features have weights.
     """
 
     regularisation: float | None = None
     standardise: bool = True
     metric: str | None = None
+    class_weight: ClassWeight = None
     label_free = False
+
+    def __post_init__(self) -> None:
+        check_positive(regularisation=self.regularisation)
 
     @property
     def name(self) -> str:
@@ -73,15 +86,16 @@ class Ridge:
         return {"moments": 8 * moments, "rows": 8 * rows if n < d else float("inf")}
 
     def from_moments(
-        self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Measure all sizes from moments of the training rows."""
-        train = features.splits["train"]
-        held_out = self._held_out(features, seed)
+        train, progress = features.splits["train"], run.progress
+        roles = held_out(features, run.seed) if self.regularisation is None else None
         moments = accumulate(
             train.x,
             targets=targets_of(features, train),
-            roles=held_out,
+            weights=row_weights(features, train, self.class_weight),
+            roles=roles,
             name="X of 'train'",
             progress=counted(progress, "moments", train.x.shape[0]),
         )
@@ -90,8 +104,8 @@ class Ridge:
             penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
         else:
             fit = self._problem(moments[0], features)
-            validation = _validation(features, held_out)
-            per_row = self._choose(fit, validation, features, parts, sizes, progress)
+            _, validation = fit_and_validation(features, run.seed)
+            per_row = self._choose(fit, validation, features, parts, sizes, run)
             penalties = per_row * fit.unit * (full.weight / moments[0].weight)
         problem = self._problem(full, features)
         progress("fitting probes", 0, 1)
@@ -99,41 +113,37 @@ class Ridge:
         probes = fit_probes(problem, make_jobs(parts, sizes, penalties), rows)
         progress("fitting probes", 1, 1)
         return {
-            split: self._score(problem, probes, features, split, penalties, progress)
-            for split in features.tests
+            split: self._score(problem, probes, features, split, penalties, run) for split in features.tests
         }
 
     def from_rows(
-        self, features: Features, parts: Parts, sizes: Indices, *, seed: int, progress: Progress
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Measure from n x n Gram matrices, grown along each order: for layers much wider than n."""
         train = features.splits["train"]
-        held_out = self._held_out(features, seed)
         if self.regularisation is not None:
             penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
         else:
-            validation = _validation(features, held_out)
-            fit_split = train if held_out is None else train.take(np.flatnonzero(held_out == 0))
-            fit = Dual.of(features, fit_split, standardise=self.standardise)
+            fit_split, validation = fit_and_validation(features, run.seed)
+            fit = self._dual(features, fit_split)
             credit = Credit.on(self._metric(features), validation, "validation")
             everything = slice(0, validation.x.shape[0])
             grid = [np.full((parts.repeats, len(sizes)), penalty * fit.unit) for penalty in PENALTIES]
-            tried = fit.predictions(validation.x, "X of 'validation'", parts, sizes, grid, progress)
-            scores = [_total_credit(credit, predictions, everything)[:-1] for predictions in tried]
-            per_row = _winner(np.stack(scores))
-            penalties = per_row * fit.unit * (train.x.shape[0] / fit_split.x.shape[0])
-        problem = Dual.of(features, train, standardise=self.standardise)
+            tried = fit.predictions(validation.x, "X of 'validation'", parts, sizes, grid, run.progress)
+            scores = [credit.total(predictions, everything)[:-1] for predictions in tried]
+            penalties = np.array(PENALTIES)[best(np.stack(scores))] * fit.unit
+        problem = self._dual(features, train)
+        if self.regularisation is None:
+            penalties = penalties * (problem.weight / fit.weight)
         out = {}
         for name in features.tests:
             split = features.splits[name]
-            tally = self._tally(features, name, penalties.shape)
+            tally = tally_on(features, name, self.metric, penalties.shape)
             (predictions,) = problem.predictions(
-                split.x, f"X of {name!r}", parts, sizes, [penalties], progress
+                split.x, f"X of {name!r}", parts, sizes, [penalties], run.progress
             )
             tally.add(slice(0, split.x.shape[0]), predictions)
-            out[name] = tally.measurement(
-                regularisation=penalties, converged=np.ones(penalties.shape, dtype=bool)
-            )
+            out[name] = tally.measurement(chosen={"regularisation": penalties})
         return out
 
     def _metric(self, features: Features) -> str:
@@ -142,17 +152,9 @@ class Ridge:
     def _problem(self, moments: Moments, features: Features) -> Problem:
         return Problem.of(moments, standardise=self.standardise, classify=features.task == "classification")
 
-    def _held_out(self, features: Features, seed: int) -> Indices | None:
-        """Return 1 for training rows to choose λ on and 0 for the others; None where that is not needed."""
-        if self.regularisation is not None or "validation" in features.splits:
-            return None
-        roles = np.zeros(features.splits["train"].x.shape[0], dtype=np.intp)
-        roles[features.validation_rows(seed)] = 1
-        return roles
-
-    def _tally(self, features: Features, split: str, shape: tuple[int, int]) -> Tally:
-        credit = Credit.on(self._metric(features), features.splits[split], split)
-        return Tally(features, features.splits[split], credit, *shape)
+    def _dual(self, features: Features, split: Split) -> Dual:
+        weights = row_weights(features, split, self.class_weight)
+        return Dual.of(features, split, weights=weights, standardise=self.standardise)
 
     def _choose(
         self,
@@ -161,20 +163,21 @@ class Ridge:
         features: Features,
         parts: Parts,
         sizes: Indices,
-        progress: Progress,
+        run: Run,
     ) -> Floats:
         """Return the winning penalty per row of each repeat and size, shape (n_repeats, n_sizes)."""
         credit = Credit.on(self._metric(features), validation, "validation")
         shape = (parts.repeats, len(sizes))
         scores = np.zeros((len(PENALTIES), *shape))
         for index, penalty in enumerate(PENALTIES):
-            progress("choosing λ", index, len(PENALTIES))
+            run.progress("choosing λ", index, len(PENALTIES))
             jobs = make_jobs(parts, sizes, np.full(shape, penalty * fit.unit))
             probes = fit_probes(fit, jobs, validation.x.shape[0])
             for rows, x in blocks(validation.x, "X of 'validation'", size=SCORED_ROWS):
-                scores[index] += _total_credit(credit, predict(fit, probes, x, shape), rows)[:-1]
-        progress("choosing λ", len(PENALTIES), len(PENALTIES))
-        return _winner(scores)
+                scores[index] += credit.total(predict(fit, probes, x, shape), rows)[:-1]
+        run.progress("choosing λ", len(PENALTIES), len(PENALTIES))
+        winners: Floats = np.array(PENALTIES)[best(scores)]
+        return winners
 
     def _score(
         self,
@@ -183,41 +186,12 @@ class Ridge:
         features: Features,
         name: str,
         penalties: Floats,
-        progress: Progress,
+        run: Run,
     ) -> Measurement:
         x = features.splits[name].x
-        tally = self._tally(features, name, penalties.shape)
-        count = counted(progress, f"scoring {name}", x.shape[0])
+        tally = tally_on(features, name, self.metric, penalties.shape)
+        count = counted(run.progress, f"scoring {name}", x.shape[0])
         for rows, block in blocks(x, f"X of {name!r}", size=SCORED_ROWS):
             tally.add(rows, predict(problem, probes, block, penalties.shape))
             count(len(block))
-        converged = np.ones(penalties.shape, dtype=bool)  # the solution is exact
-        return tally.measurement(regularisation=penalties, converged=converged)
-
-
-def _validation(features: Features, held_out: Indices | None) -> Split:
-    if held_out is None:
-        return features.splits["validation"]
-    rows = np.flatnonzero(held_out)
-    if len(rows) == 0:
-        raise InputError(
-            "X of 'train'",
-            said(f"{len(held_out)} rows, none to spare for validation"),
-            "enough rows to set a fifth of them aside",
-            "fix the regularisation, or give a validation split",
-        )
-    return features.splits["train"].take(rows)
-
-
-def _total_credit(credit: Credit, predictions: Floats, rows: slice) -> Floats:
-    """Return the sum of these rows' credits, shape (n_repeats + 1, n_sizes)."""
-    hits = credit.hits(predictions, rows)
-    total: Floats = np.einsum("rbm,b->rm", hits, credit.weights[rows])
-    return total
-
-
-def _winner(scores: Floats) -> Floats:
-    """Return the penalty with the best score, the larger of equals; scores of shape (n_penalties, ...)."""
-    best = len(PENALTIES) - 1 - np.argmax(scores[::-1], axis=0)
-    winner: Floats = np.array(PENALTIES)[best]
-    return winner
+        return tally.measurement(chosen={"regularisation": penalties})

@@ -269,9 +269,11 @@ class Dual:
     Attributes
     ----------
     x : array of shape (n_samples, n_neurons)
-        Scaled, centred rows.
+        Scaled, centred rows, times the root of their weight.
     y : array of shape (n_samples, n_outputs)
-        Centred targets.
+        Centred targets, likewise.
+    weight : float
+        Sum of the rows' weights.
     """
 
     x: Floats
@@ -279,21 +281,26 @@ class Dual:
     mean: Floats
     scale: Floats
     intercept: Floats
+    weight: float
     classify: bool
 
     @classmethod
-    def of(cls, features: Features, split: Split, *, standardise: bool) -> Dual:
-        """Return the problem of fitting the targets of `split`."""
+    def of(cls, features: Features, split: Split, *, weights: Floats | None, standardise: bool) -> Dual:
+        """Return the problem of fitting the targets of `split`; rows weigh `weights`, or 1."""
         x = np.asarray(split.x[:], dtype=np.float64)
         require_finite("X of 'train'", x, range(len(x)))
         targets = targets_of(features, split)(slice(0, len(x)))
         classify = features.task == "classification"
         if classify:
             targets = 2.0 * (targets[:, 1:] if targets.shape[1] == 2 else targets) - 1.0
-        mean, intercept = x.mean(axis=0), targets.mean(axis=0)
+        weights = np.ones(len(x)) if weights is None else weights
+        mean, intercept = (np.average(values, axis=0, weights=weights) for values in (x, targets))
         x = x - mean
-        scale = scale_of((x**2).mean(axis=0), mean, len(x)) if standardise else np.ones(x.shape[1])
-        return cls(x / scale, targets - intercept, mean, scale, intercept, classify)
+        variance = np.average(x**2, axis=0, weights=weights)
+        scale = scale_of(variance, mean, len(x)) if standardise else np.ones(x.shape[1])
+        root = np.sqrt(weights)[:, None]
+        x, y = root * x / scale, root * (targets - intercept)
+        return cls(x, y, mean, scale, intercept, float(weights.sum()), classify)
 
     @property
     def unit(self) -> float:

@@ -1,0 +1,93 @@
+"""What all probes share: which rows they fit on and choose on, their weights, the choice, the tally.
+
+A probe is trained on the part and scored on test rows. Settings are chosen on validation rows (the
+validation split, or a seeded, stratified 20% of the training rows), for each size and repeat; the probe is
+then fitted again on all training rows. Test rows are never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from critmass.arrays import Floats, Indices
+from critmass.errors import InputError, said, unknown
+from critmass.features import Features, Split
+from critmass.scores.base import Credit, Tally, resolve_metric
+
+ClassWeight = str | Mapping[Any, float] | None
+"""None, "balanced", or {class name: weight}."""
+
+
+def held_out(features: Features, seed: int) -> Indices | None:
+    """Return 1 for training rows to choose on and 0 for rows to fit on; None with a validation split."""
+    if "validation" in features.splits:
+        return None
+    rows = features.validation_rows(seed)
+    n = features.splits["train"].x.shape[0]
+    if len(rows) == 0:
+        raise InputError(
+            "X of 'train'",
+            said(f"{n} rows, none to spare for validation"),
+            "enough rows to set a fifth of them aside",
+            "fix the regularisation, or give a validation split",
+        )
+    roles = np.zeros(n, dtype=np.intp)
+    roles[rows] = 1
+    return roles
+
+
+def fit_and_validation(features: Features, seed: int) -> tuple[Split, Split]:
+    """Return the rows to fit on while choosing, and the rows to choose on."""
+    train, roles = features.splits["train"], held_out(features, seed)
+    if roles is None:
+        return train, features.splits["validation"]
+    return train.take(np.flatnonzero(roles == 0)), train.take(np.flatnonzero(roles))
+
+
+def row_weights(features: Features, split: Split, class_weight: ClassWeight) -> Floats | None:
+    """Return the weight of each row, shape (n_samples,): its own times its class's; None where all are 1.
+
+    "balanced" gives each class the same total weight, their mean over rows staying what it was, as
+    scikit-learn's ``class_weight="balanced"``.
+    """
+    weights: Floats | None = split.weight
+    if class_weight is None:
+        return weights
+    if features.classes is None or split.y is None:
+        raise InputError("class_weight", class_weight, "nothing for continuous targets")
+    own = np.ones(len(split.y)) if weights is None else weights
+    if isinstance(class_weight, Mapping):
+        given = {str(name): weight for name, weight in class_weight.items()}
+        names = [str(name) for name in features.classes]
+        for name, weight in given.items():
+            if name not in names:
+                raise unknown("class_weight", name, names)
+            if not 0 < weight < float("inf"):
+                raise InputError(f"class_weight of {name}", weight, "a number above 0")
+        by_class = np.array([given.get(name, 1.0) for name in names], dtype=np.float64)
+    elif class_weight == "balanced":
+        totals = np.bincount(split.y, own, len(features.classes))
+        by_class = own.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1.0))
+    else:
+        raise InputError("class_weight", class_weight, "'balanced', or a weight for each class")
+    weighted: Floats = own * by_class[split.y]
+    return weighted
+
+
+def tally_on(features: Features, name: str, metric: str | None, shape: tuple[int, int]) -> Tally:
+    """Return the tally of a metric on one split, for scores of shape (n_repeats, n_sizes)."""
+    split = features.splits[name]
+    credit = Credit.on(resolve_metric(metric, features.task), split, name)
+    return Tally(features, split, credit, *shape)
+
+
+def best(scores: Floats) -> Indices:
+    """Return the index of the best along the first axis, the last of equals.
+
+    Grids run from what allows most to what allows least, so that ties go to the simpler probe.
+    """
+    last: Indices = len(scores) - 1 - np.argmax(scores[::-1], axis=0)
+    return last
