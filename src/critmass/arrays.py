@@ -10,12 +10,14 @@ namespace, and code written with it runs on either. Moments and their algebra ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,13 @@ from threadpoolctl import ThreadpoolController
 
 from critmass.errors import InputError, require, said
 
+T = TypeVar("T")
+U = TypeVar("U")
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+"""A map over items."""
 
 BLOCK_ROWS = 2048
 """Rows of a reduction block. Part of the result's bits: change it only with the result version."""
@@ -221,6 +228,55 @@ def one_thread() -> AbstractContextManager[Any]:
 @functools.cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+def threads() -> int:
+    """Return how many threads BLAS may use now, which bounds ours too (OMP_NUM_THREADS bounds both)."""
+    found = [library["num_threads"] for library in _controller().info() if library["user_api"] == "blas"]
+    return max(found, default=1)
+
+
+def parallel(device: Device, work: Callable[[T], U], items: Sequence[T]) -> list[U]:
+    """Return ``[work(item) for item in items]``, several at once on the CPU with NumPy.
+
+    As many threads as BLAS may use, each with a BLAS of one thread: so elementwise work is parallel too,
+    and the bits of a result do not depend on the number of threads.
+    """
+    if device.torch_name is not None:
+        return [work(item) for item in items]
+    count = max(1, min(threads(), len(items)))
+    with one_thread(), ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, items))
+
+
+@contextlib.contextmanager
+def at_once(device: Device) -> Iterator[Each]:
+    """Yield ``each(work, items)``: the list of ``work(item)``, several at once on the CPU with NumPy.
+
+    As many threads as BLAS may use, each with a BLAS of one thread: so elementwise work is parallel too,
+    and the bits of a result do not depend on the number of threads.
+    """
+    if device.torch_name is not None:
+        yield lambda work, items: [work(item) for item in items]
+        return
+    count = threads()
+    with one_thread(), ThreadPoolExecutor(count) as pool:
+        yield lambda work, items: list(pool.map(work, items))
+
+
+def cholesky_inverse(device: Device, gram: Any, dtype: str) -> tuple[Any, Any]:
+    """Return the lower Cholesky factor of a positive definite matrix on the device, and its inverse.
+
+    The factor is computed in the matrix's own precision, its inverse in `dtype`; both are returned as that.
+    """
+    xp = device.xp
+    factor = xp.astype(xp.linalg.cholesky(gram), getattr(xp, dtype))
+    if device.torch_name is not None:
+        torch = importlib.import_module("torch")
+        unit = xp.eye(len(factor), dtype=factor.dtype, device=factor.device)
+        return factor, torch.linalg.solve_triangular(factor, unit, upper=False)
+    invert = lapack.strtri if dtype == "float32" else lapack.dtrtri
+    return factor, np.ascontiguousarray(invert(factor, lower=1)[0])
 
 
 def require_memory(name: str, needed: float, allowed: float, advice: str) -> None:

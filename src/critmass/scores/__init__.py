@@ -14,14 +14,26 @@ from typing import Any
 
 from critmass.errors import InputError, said, unknown
 from critmass.scores.base import MomentScore, Run, Score
+from critmass.scores.centroid import Centroid
 from critmass.scores.cka import CKA
 from critmass.scores.custom import Custom
+from critmass.scores.logistic import Logistic
+from critmass.scores.neighbours import KNN, NeighbourOverlap
 from critmass.scores.ridge import Ridge
+from critmass.scores.sgd import SGD
 
 ENTRY_POINTS = "critmass.scores"
 
 SCORES: dict[str, tuple[str, Callable[..., Score]]] = {
     "ridge": ("test performance of a ridge probe trained on the part", Ridge),
+    "sgd": ("test performance of a softmax probe trained by SGD, as in the paper", SGD),
+    "logistic": ("test performance of a multinomial logistic probe trained on the part", Logistic),
+    "knn": ("test performance of the part's nearest neighbours", KNN),
+    "centroid": ("test performance of the part's nearest class mean", Centroid),
+    "neighbour-overlap": (
+        "nearest neighbours in the whole that are nearest in the part (recall@k); no labels",
+        NeighbourOverlap,
+    ),
     "cka": ("debiased linear CKA of the part with the whole, test rows; no labels", CKA),
     "cka-biased": ("biased linear CKA, as in feature space", functools.partial(CKA, "biased")),
     "cka-minibatch": (

@@ -59,6 +59,18 @@ class Measurement:
     by_group: Floats | None = None
     group_rows: Indices | None = None
 
+    @classmethod
+    def of_credits(cls, parts: Floats, whole: Floats) -> Measurement:
+        """Return the measurement of the credits of units, (n_repeats, n_sizes, n) and (n,)."""
+        n = parts.shape[2]
+        covariance = None
+        if n > 1:
+            every = np.concatenate([parts, np.broadcast_to(whole, (1, *parts.shape[1:]))])
+            every = every - every.mean(axis=2, keepdims=True)
+            covariance = np.einsum("imn,jmn->mij", every, every) / (n - 1)
+        scores = parts.mean(axis=2)
+        return cls(scores, float(whole.mean()), covariance, n, np.ones(scores.shape, dtype=bool))
+
 
 @dataclass(frozen=True)
 class Run:

@@ -89,13 +89,6 @@ def _held(split: Split, name: str) -> Split:
 
 def _measurement(values: Floats, whole: Floats) -> Measurement:
     """Return the measurement of scores (R, m), or of the credits of rows (R, m, n)."""
-    if values.ndim == 2:
-        return Measurement(values, float(whole), None, 0, np.ones(values.shape, dtype=bool))
-    n = values.shape[2]
-    covariance = None
-    if n > 1:
-        every = np.concatenate([values, np.broadcast_to(whole, (1, *values.shape[1:]))])
-        every = every - every.mean(axis=2, keepdims=True)
-        covariance = np.einsum("imn,jmn->mij", every, every) / (n - 1)
-    scores = values.mean(axis=2)
-    return Measurement(scores, float(whole.mean()), covariance, n, np.ones(scores.shape, dtype=bool))
+    if values.ndim == 3:
+        return Measurement.of_credits(values, whole)
+    return Measurement(values, float(whole), None, 0, np.ones(values.shape, dtype=bool))

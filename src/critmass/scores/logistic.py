@@ -1,0 +1,356 @@
+"""The logistic probe: test performance of a multinomial logistic regression trained on each part.
+
+The L2-penalised problem of scikit-learn's LogisticRegression, λ being its 1 / C on standardised columns and
+intercepts free: softmax for more than two classes, one output and the sigmoid for two. Here: what is fitted
+on which rows, how λ is chosen, how rows are scored. The solver is in logistic_solvers.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from critmass.arrays import SCORED_ROWS, Each, Floats, Indices, at_once, blocks
+from critmass.errors import InputError
+from critmass.features import Features, Split
+from critmass.moments import Moments, accumulate
+from critmass.parts import Parts
+from critmass.progress import counted
+from critmass.scores.base import Credit, Measurement, Run, check_positive, resolve_metric
+from critmass.scores.logistic_solvers import (
+    HISTORY,
+    LANES,
+    Array,
+    Pairs,
+    Preconditioner,
+    Problem,
+    Rows,
+    Side,
+    solve,
+)
+from critmass.scores.probes import (
+    ClassWeight,
+    best,
+    fit_and_validation,
+    held_out,
+    row_weights,
+    tally_on,
+)
+from critmass.scores.ridge_solvers import Problem as Quadratic
+
+PENALTIES = tuple(10.0 ** (-4 + 5 * i / 7) for i in range(8))
+"""Default grid: λ divided by the weight of the rows and the mean variance of a column, so free of scale.
+
+From 1e-4, the weight decay of the paper's SGD, to 10, where probes are hardly more than class means.
+"""
+
+CHOOSING = 1e-4
+"""Tolerance of the fits that only choose λ; docs/probes.md shows what a smaller one would change."""
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Test performance of a logistic probe trained on the part.
+
+    Attributes
+    ----------
+    regularisation : float or None
+        λ, scikit-learn's 1 / C. None chooses it for each size and repeat on validation rows, from
+        `PENALTIES`, ties to the larger, and refits on all training rows.
+    standardise : bool
+        Whether columns are scaled to unit variance of the rows that the probe is fitted on.
+    metric : str or None
+        "accuracy" (default) or "balanced-accuracy".
+    class_weight : None, "balanced" or mapping of class name to weight
+        As scikit-learn's. Rows count this much, times their own weight where the features have weights.
+    tolerance : float
+        A fit has converged where the decrease of the objective to come, as L-BFGS predicts it, is at most
+        this share of the objective, and of its decrease from weights of 0.
+    iterations : int
+        Passes over the rows that a fit may take.
+    """
+
+    regularisation: float | None = None
+    standardise: bool = True
+    metric: str | None = None
+    class_weight: ClassWeight = None
+    tolerance: float = 1e-9
+    iterations: int = 1000
+    label_free = False
+
+    def __post_init__(self) -> None:
+        check_positive(
+            regularisation=self.regularisation, tolerance=self.tolerance, iterations=self.iterations
+        )
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "logistic"
+
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+        """Bytes needed, the rows not counted: they are read again at every pass where they do not fit."""
+        d, orders = features.n_neurons, parts.repeats + 1
+        outputs = 1 if features.classes is None else len(features.classes)
+        probes = outputs * (parts.repeats * int(sizes[:-1].sum()) + d)
+        squares = 8 * (4 + 2 * orders) * d * d
+        kept = 4 * probes * (2 * HISTORY + 3 * len(PENALTIES))
+        sums = 4 * (LANES + 4) * outputs * d * (parts.repeats * len(sizes) + 1)
+        return {"rows": squares + kept + sums}
+
+    def from_rows(
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
+    ) -> Mapping[str, Measurement]:
+        """Fit all sizes and repeats side by side, pass by pass, and score them."""
+        if features.classes is None:
+            raise InputError("score", self.name, "a score for continuous targets", "use ridge")
+        train = features.splits["train"]
+        weights = row_weights(features, train, self.class_weight)
+        roles = held_out(features, run.seed) if self.regularisation is None else None
+        moments = accumulate(
+            train.x,
+            weights=weights,
+            roles=roles,
+            name="X of 'train'",
+            progress=counted(run.progress, "moments", train.x.shape[0]),
+        )
+        with at_once(run.device) as each:
+            make = functools.partial(Fitter.of, self, features, parts=parts, sizes=sizes, run=run, each=each)
+            if self.regularisation is None:
+                fit_split, validation = fit_and_validation(features, run.seed)
+                own = weights if weights is None or roles is None else weights[roles == 0]
+                fitter = make(fit_split, own, moments[0])
+                penalties, start = self._choose(fitter, features, validation)
+                full = moments[0] if len(moments) == 1 else moments[0] + moments[1]
+                penalties *= full.weight / moments[0].weight
+                sound = start.table(lambda probe: probe.converged)
+            else:
+                (full,), start, sound = moments, None, np.bool_(True)
+                penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
+            fitter = make(train, weights, full)
+            probes = fitter.fit(penalties, start, self.tolerance, "fitting probes")
+            converged = sound & probes.table(lambda probe: probe.converged)
+            out = {}
+            for name in features.tests:
+                x, tally = features.splits[name].x, tally_on(features, name, self.metric, penalties.shape)
+                count = counted(run.progress, f"scoring {name}", x.shape[0])
+                for rows, block in blocks(x, f"X of {name!r}", size=SCORED_ROWS):
+                    tally.add(rows, fitter.predictions(probes, block))
+                    count(len(block))
+                out[name] = tally.measurement(converged=converged, chosen={"regularisation": penalties})
+        return out
+
+    def _choose(self, fitter: Fitter, features: Features, validation: Split) -> tuple[Floats, Probes]:
+        """Return the winning λ of each repeat and size, and the probes fitted with it."""
+        credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
+        shape = (fitter.parts.repeats, len(fitter.sizes))
+        scores = np.zeros((len(PENALTIES), *shape))
+        path: dict[int, Probes] = {}
+        for index in reversed(range(len(PENALTIES))):  # from the largest: each starts from the ones before
+            level = np.full(shape, PENALTIES[index] * fitter.unit)
+            start = None if index + 1 not in path else path[index + 1].towards(path.get(index + 2))
+            what = f"choosing λ, {len(PENALTIES) - index} of {len(PENALTIES)}"
+            path[index] = fitter.fit(level, start, CHOOSING, what)
+            for rows, x in blocks(validation.x, "X of 'validation'", size=SCORED_ROWS):
+                scores[index] += credit.total(fitter.predictions(path[index], x), rows)[:-1]
+        chosen = best(scores)
+        winners = {key: path[int(chosen[place])].probes[key] for key, place in fitter.places.items()}
+        penalties: Floats = np.array(PENALTIES)[chosen] * fitter.unit
+        return penalties, Probes(winners, fitter.parts.repeats, fitter.sizes)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One fitted probe, on standardised columns.
+
+    Attributes
+    ----------
+    weights : array of shape (n_outputs, size)
+    intercepts : array of shape (n_outputs,)
+    curvature : float
+        Mean of p(1 - p) over rows and classes.
+    converged : bool
+    """
+
+    weights: Array
+    intercepts: Array
+    curvature: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probes of all parts, by (repeat, size); the whole's repeat is the number of repeats."""
+
+    probes: Mapping[tuple[int, int], Probe]
+    repeats: int
+    sizes: Indices
+
+    def table(self, value: Callable[[Probe], Any]) -> Any:
+        """Return a value of each probe as an array of shape (n_repeats, n_sizes)."""
+        whole = value(self.probes[self.repeats, int(self.sizes[-1])])
+        return np.array(
+            [[*(value(self.probes[r, int(k)]) for k in self.sizes[:-1]), whole] for r in range(self.repeats)]
+        )
+
+    def towards(self, before: Probes | None) -> Probes:
+        """Return where the path is going: as far beyond these probes as they are from those before."""
+        if before is None:
+            return self
+        further = {
+            key: replace(
+                probe,
+                weights=2 * probe.weights - before.probes[key].weights,
+                intercepts=2 * probe.intercepts - before.probes[key].intercepts,
+            )
+            for key, probe in self.probes.items()
+        }
+        return replace(self, probes=further)
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Fits and applies the probes of all parts on some rows.
+
+    Attributes
+    ----------
+    unit : float
+        λ of penalty 1: the weight of the rows times the mean variance of a column.
+    orders : list of arrays of neurons on the device; None for the layer's own order, last
+    grams : list of arrays
+        Σ in each order, float64, on the device.
+    """
+
+    rows: Rows
+    n_classes: int
+    weight: float
+    unit: float
+    parts: Parts
+    sizes: Indices
+    orders: list[Array | None]
+    grams: list[Array]
+    iterations: int
+    run: Run
+
+    @classmethod
+    def of(
+        cls,
+        score: Logistic,
+        features: Features,
+        split: Split,
+        weights: Floats | None,
+        moments: Moments,
+        *,
+        parts: Parts,
+        sizes: Indices,
+        run: Run,
+        each: Each,
+    ) -> Fitter:
+        """Return the fitter for the rows of `split`, whose moments these are."""
+        assert features.classes is not None  # noqa: S101
+        problem = Quadratic.of(moments, standardise=score.standardise, classify=False)
+        dtype = "float64" if split.x.dtype == np.float64 else "float32"
+        held = split.x.shape[0] * split.x.shape[1] * np.dtype(dtype).itemsize
+        keep = held < run.memory / 2
+        rows = Rows(split, weights, problem.mean, problem.scale, run.device, dtype, keep, each)
+        largest = int(sizes[-2]) if len(sizes) > 1 else 0
+        used = [order[:largest] for order in parts.orders]
+        grams = [run.device.put(problem.gram[np.ix_(order, order)]) for order in used]
+        return cls(
+            rows=rows,
+            n_classes=len(features.classes),
+            weight=moments.weight,
+            unit=problem.unit,
+            parts=parts,
+            sizes=sizes,
+            orders=[*(run.device.put(order) for order in used), None],
+            grams=[*grams, run.device.put(problem.gram)],
+            iterations=score.iterations,
+            run=run,
+        )
+
+    @property
+    def places(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Where each probe's entry is in an array of shape (n_repeats, n_sizes), by (repeat, size)."""
+        last, repeats = len(self.sizes) - 1, self.parts.repeats
+        parts = {(r, int(self.sizes[j])): (r, j) for r in range(repeats) for j in range(last)}
+        return {**parts, (repeats, int(self.sizes[last])): (0, last)}
+
+    def fit(self, penalties: Floats, start: Probes | None, tolerance: float, what: str) -> Probes:
+        """Return probes fitted with these λ, shape (n_repeats, n_sizes), starting from others or from 0."""
+        device, dtype = self.run.device, self.rows.dtype
+        outputs = 1 if self.n_classes == 2 else self.n_classes
+        wanted = {key: float(penalties[place]) for key, place in self.places.items()}
+        shared: dict[tuple[int, float], list[int]] = {}
+        for (repeat, size), penalty in wanted.items():
+            shared.setdefault((repeat, penalty), []).append(size)
+        flat = (1 - 1 / self.n_classes) / self.n_classes
+
+        def condition(key: tuple[int, float]) -> Preconditioner:
+            repeat, penalty = key
+            sizes = shared[key]
+            curvature = flat
+            if start is not None:
+                known = [start.probes[repeat, size].curvature for size in sizes]
+                curvature = float(np.average(known, weights=sizes))
+            gram = self.grams[repeat][: max(sizes), : max(sizes)]
+            return Preconditioner.of(
+                gram, weight=self.weight, curvature=curvature, penalty=penalty, dtype=dtype, device=device
+            )
+
+        conditions = dict(zip(shared, self.rows.each(condition, list(shared)), strict=True))
+        problems = {}
+        for (repeat, size), penalty in wanted.items():
+            trial = device.put(np.zeros((outputs, size + 1)), dtype)
+            if start is not None:
+                probe, pre = start.probes[repeat, size], conditions[repeat, penalty]
+                trial[:, :-1] = pre.variables(probe.weights)
+                trial[:, -1] = pre.intercept * probe.intercepts
+            pairs = Pairs(outputs * (size + 1), dtype, device)
+            problems[repeat, size] = Problem(repeat, size, penalty, trial, tolerance, pairs)
+        total = len(problems)
+        solve(
+            self.rows,
+            self.orders,
+            list(problems.values()),
+            conditions,
+            iterations=self.iterations,
+            report=lambda done: self.run.progress(what, done, total),
+        )
+        n = self.rows.split.x.shape[0]
+        probes = {}
+        for key, problem in problems.items():
+            pre = conditions[key[0], problem.penalty]
+            probes[key] = Probe(
+                weights=pre.weights(problem.v[:, :-1]),
+                intercepts=problem.v[:, -1] / pre.intercept,
+                curvature=max((1 - problem.squares / n) / self.n_classes, 1e-6),
+                converged=problem.converged,
+            )
+        return Probes(probes, self.parts.repeats, self.sizes)
+
+    def predictions(self, probes: Probes, x: Floats) -> Floats:
+        """Return class codes for raw rows, shape (n_repeats + 1, len(x), n_sizes); the whole's are last."""
+        device, repeats = self.run.device, self.parts.repeats
+        standard = self.rows.standard(x)
+        out = np.empty((repeats + 1, len(self.sizes), len(x)))
+
+        def side(repeat: int) -> None:
+            sizes = self.sizes[:-1] if repeat < repeats else self.sizes[-1:]
+            mine = [probes.probes[repeat, int(size)] for size in sizes]
+            if not mine:
+                return
+            weights, intercepts = [p.weights for p in mine], [p.intercepts for p in mine]
+            placed = Side.of(self.orders[repeat], weights, intercepts, device.xp)
+            outputs = placed.outputs(placed.ordered(standard)).reshape(len(mine), -1, len(x))
+            codes = outputs[:, 0] > 0 if outputs.shape[1] == 1 else device.xp.argmax(outputs, axis=1)
+            out[repeat, : len(mine)] = device.get(codes)
+
+        self.rows.each(side, range(repeats + 1))
+        out[repeats] = out[repeats, 0]
+        out[:, -1] = out[repeats, 0]
+        return out.transpose(0, 2, 1)

@@ -1,0 +1,299 @@
+"""The k nearest rows of a database in every part, exactly, for all sizes in one pass over the database.
+
+Dot products and squared norms add up along an order of the neurons, so the whole grid of sizes costs one
+product as wide as the layer, for each order. Products are float64; distances that differ by rounding error
+alone count as equal, and of equals the lower row number is nearer: so the neighbours are the same rows
+whatever the order of the neurons, the container of the rows, the threads and the device.
+
+A block of the database is compared with a block of queries at a time. All but few distances are only held
+against the k-th nearest so far; those few are sorted. No index, no approximation, nothing of labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from critmass.arrays import BLOCK_ROWS, Device, Floats, Indices, Matrix, blocks, parallel, threads
+from critmass.errors import InputError, unknown
+from critmass.moments import scale_of, shift_of
+from critmass.parts import Parts
+from critmass.progress import counted
+from critmass.scores.base import Run
+
+Distance = Literal["cosine", "euclidean"]
+DISTANCES = ("cosine", "euclidean")
+
+TIE = 1e-13
+"""Distances no further apart than this are equal: about a hundred times the rounding error of a float64 sum
+over a thousand neurons."""
+
+QUERY_ROWS = 256
+"""Queries compared at once: their products with a block of the database stay in the processor's cache."""
+
+Array = Any
+"""An array on the device."""
+
+
+def check_distance(distance: str, *, standardise: bool) -> None:
+    """Raise InputError, naming it, for a setting of a search that is none."""
+    if distance not in DISTANCES:
+        raise unknown("distance", str(distance), DISTANCES)
+    if not isinstance(standardise, bool):
+        raise InputError("standardise", standardise, "true or false")
+
+
+@dataclass(frozen=True)
+class Near:
+    """The nearest rows of a block of queries, nearest first.
+
+    Attributes
+    ----------
+    queries : slice
+    rows : array of shape (n_repeats * (n_sizes - 1) + 1, n_queries, k)
+        Row numbers in the database: repeat by repeat the parts smaller than the whole, then the whole.
+    distances : array, shape as `rows`
+        Cosine distances; or squared Euclidean ones, divided by the query's squared norm plus the
+        database's mean one, both about its mean. `TIE` and less are 0 but for rounding.
+    """
+
+    queries: slice
+    rows: Indices
+    distances: Floats
+
+
+def on_all_parts(values: np.ndarray, repeats: int, sizes: int) -> np.ndarray:
+    """Return values of `Near`'s parts, (n_parts, n), as (n_repeats + 1, n, n_sizes), the whole's last.
+
+    The part of size d is the whole, whatever its order.
+    """
+    out = np.empty((repeats + 1, values.shape[1], sizes), dtype=values.dtype)
+    out[:-1, :, :-1] = values[:-1].reshape(repeats, sizes - 1, -1).transpose(0, 2, 1)
+    out[:-1, :, -1] = values[-1]
+    out[-1] = values[-1][:, None]
+    return out
+
+
+def memory_of_search(d: int, k: int, parts: Parts, sizes: Indices) -> tuple[float, float]:
+    """Return the bytes that a search needs: with no query, and for each `QUERY_ROWS` queries."""
+    n_parts = parts.repeats * (len(sizes) - 1) + 1
+    block = 8 * BLOCK_ROWS * (4 * d + 2 * len(sizes))
+    # Two products, the distances that are near, and what sorting these takes where most are equal.
+    thread = 8 * QUERY_ROWS * (12 * BLOCK_ROWS + 4 * k)
+    return block + threads() * thread, 8 * QUERY_ROWS * (2 * d + 2 * n_parts * k)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A database to search, and how.
+
+    Attributes
+    ----------
+    x : matrix of shape (n_samples, n_neurons)
+    name : str
+        What its rows are called in errors.
+    distance : "cosine" or "euclidean"
+    shift, scale : arrays of shape (n_neurons,)
+        Taken from every row, of database and queries alike, and what it is then divided by.
+    spread : array of shape (n_neurons,)
+        Mean square of each neuron over the database, shifted and scaled; of use to Euclidean distances.
+    """
+
+    x: Matrix
+    name: str
+    distance: Distance
+    shift: Floats
+    scale: Floats
+    spread: Floats
+
+    @classmethod
+    def of(
+        cls, x: Matrix, name: str, distance: Distance, *, standardise: bool, weights: Floats | None = None
+    ) -> Search:
+        """Return the search of these rows; `weights` are how much each counts in mean and variance.
+
+        Euclidean distances are taken about the rows' mean, which changes none and saves digits.
+        """
+        if distance == "cosine" and not standardise:
+            zeros = np.zeros(x.shape[1])
+            return cls(x, name, distance, zeros, zeros + 1, zeros)
+        mean, variance = _mean_and_variance(x, name, np.ones(x.shape[0]) if weights is None else weights)
+        scale = scale_of(variance, mean, x.shape[0]) if standardise else np.ones(x.shape[1])
+        return cls(x, name, distance, mean, scale, variance / scale**2)
+
+    def run(
+        self, queries: Matrix, name: str, k: int, parts: Parts, sizes: Indices, run: Run
+    ) -> Iterator[Near]:
+        """Yield the k nearest rows of each block of queries; as many blocks as fit share a pass.
+
+        Raises
+        ------
+        InputError
+            If the database has not k rows, or a row is not finite.
+        """
+        n, d = self.x.shape
+        if not 1 <= k <= n:
+            raise InputError("n_neighbours", k, f"1 to {n}, the number of rows searched", self.name)
+        walks, device = _walks(parts, sizes), run.device
+        alone, each = memory_of_search(d, k, parts, sizes)
+        # Half, so that who reads the neighbours has the other half.
+        held = max(1, int((run.memory / 2 - alone) / each))
+        passes = -(-queries.shape[0] // (held * QUERY_ROWS))
+        count = counted(run.progress, f"neighbours of {name}", passes * n)
+        waiting = self._blocks(queries, name, QUERY_ROWS, device)
+        while batch := [
+            _Found.start(rows, block, walks[-1].first + 1, k, device)
+            for rows, block in itertools.islice(waiting, held)
+        ]:
+            for rows, block in self._blocks(self.x, self.name, BLOCK_ROWS, device):
+                for walk in walks:
+                    self._compare(walk, block, rows.start, batch, device)
+                count(rows.stop - rows.start)
+            for found in batch:
+                yield Near(found.queries, device.get(found.rows), device.get(found.distances))
+
+    def _blocks(self, x: Matrix, name: str, size: int, device: Device) -> Iterator[tuple[slice, Array]]:
+        """Yield rows and their block on the device, neurons first, so that neurons are cheap to gather."""
+        for rows, block in blocks(x, name, size=size, shift=self.shift):
+            yield rows, device.put(np.divide(block.T, self.scale[:, None], order="C"))
+
+    def _compare(self, walk: _Walk, x: Array, first: int, batch: Sequence[_Found], device: Device) -> None:
+        """Compare a block of the database, rows `first` and on, with all queries, along one order."""
+        xp, order = device.xp, device.put(walk.order)
+        x = x[order]
+        spans = [slice(*span) for span in itertools.pairwise([0, *walk.sizes.tolist()])]
+        squares = itertools.accumulate(_squares(xp, x[span]) for span in spans)
+        factors = [_inverse(xp, xp.sqrt(s)) if self.distance == "cosine" else s / 2 for s in squares]
+        spread = np.cumsum(self.spread[walk.order])[walk.sizes - 1].tolist()
+
+        def search(found: _Found) -> None:
+            q = found.x[order]
+            dots = xp.zeros((q.shape[1], x.shape[1]), dtype=x.dtype, device=x.device)
+            gaps, norms = xp.zeros_like(dots), xp.zeros_like(dots[:, 0])
+            for index, span in enumerate(spans):
+                # What is nearer has the smaller gap: found.x are the queries with their sign changed.
+                xp.matmul(q[span].T, x[span], out=gaps)
+                dots += gaps
+                norms += _squares(xp, q[span])
+                if self.distance == "cosine":
+                    xp.multiply(dots, factors[index], out=gaps)
+                    slope, offset = _inverse(xp, xp.sqrt(norms)), xp.ones_like(norms)
+                else:
+                    xp.add(dots, factors[index], out=gaps)
+                    slope = 2 * _inverse(xp, norms + spread[index])
+                    offset = slope * norms / 2
+                found.add(walk.first + index, gaps, offset, slope, first, xp)
+
+        parallel(device, search, batch)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Sizes along one order; the first of them is part number `first` of `Near`."""
+
+    order: Indices
+    sizes: Indices
+    first: int
+
+
+def _walks(parts: Parts, sizes: Indices) -> list[_Walk]:
+    """Return a walk for each repeat, over the parts smaller than the whole, and last one to the whole."""
+    below = sizes[:-1]
+    walks = [_Walk(order, below, i * len(below)) for i, order in enumerate(parts.orders) if len(below)]
+    return [*walks, _Walk(np.arange(parts.n_neurons), sizes[-1:], parts.repeats * len(below))]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is found so far for a block of queries; `x` are the queries, neurons first, times -1."""
+
+    queries: slice
+    x: Array
+    rows: Array
+    distances: Array
+
+    @classmethod
+    def start(cls, queries: slice, x: Array, n_parts: int, k: int, device: Device) -> _Found:
+        shape = (n_parts, x.shape[1], k)
+        rows, distances = np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
+        return cls(queries, -x, device.put(rows), device.put(distances))
+
+    def add(self, part: int, gaps: Array, offset: Array, slope: Array, first: int, xp: Any) -> None:
+        """Take rows `first` and on into account, whose distances are ``offset + slope * gaps``."""
+        (n, width), k = gaps.shape, self.rows.shape[2]
+        limit = _limit(xp, self.distances[part], gaps, offset, slope, first)
+        near = xp.nonzero(xp.reshape(gaps <= limit[:, None], (-1,)))[0]
+        if len(near) == 0:
+            return
+        query = near // width
+        each = xp.arange(n, device=near.device)
+        place = k + xp.arange(len(near), device=near.device) - xp.searchsorted(query, each)[query]
+        wide = int(xp.max(place)) + 1
+        distances = xp.full((n, wide), float("inf"), dtype=gaps.dtype, device=gaps.device)
+        rows = xp.zeros((n, wide), dtype=near.dtype, device=near.device)
+        distances[:, :k], rows[:, :k] = self.distances[part], self.rows[part]
+        distances[query, place] = offset[query] + slope[query] * xp.reshape(gaps, (-1,))[near]
+        rows[query, place] = near - query * width + first
+        nearest = _nearest(xp, distances, k)
+        self.distances[part] = distances[each[:, None], nearest]
+        self.rows[part] = rows[each[:, None], nearest]
+
+
+def _limit(xp: Any, known: Array, gaps: Array, offset: Array, slope: Array, first: int) -> Array:
+    """Return for each query a gap above which no row is among the k nearest, and few rows below are not."""
+    (n, width), k = gaps.shape, known.shape[1]
+    # A tenth of TIE is to spare on either side: what rounding lets in is sorted out later.
+    if first:
+        # A row as far as the k-th that is known comes after it.
+        most = known[:, -1] - 0.9 * TIE
+    elif width < k:
+        most = known[:, -1]
+    else:
+        # The k-th of the least of k groups or more: no less than the k-th of all, and hardly more.
+        depth = 2 ** int(math.log2(max(1, width // (4 * k))))
+        groups = width // depth
+        least = xp.min(xp.reshape(gaps[:, : depth * groups], (n, depth, groups)), axis=1)
+        most = offset + slope * xp.sort(least, axis=1, stable=False)[:, k - 1] + 1.1 * TIE
+    rises = slope > 0
+    limit = (most - offset) / xp.where(rises, slope, 1.0)
+    return xp.where(rises, limit, xp.where(offset <= most, float("inf"), -float("inf")))
+
+
+def _nearest(xp: Any, distances: Array, k: int) -> Array:
+    """Return the places of the k least of each row, of equals the first, shape (n, k)."""
+    wide = distances.shape[1]
+    order = xp.argsort(distances, axis=1, stable=False)
+    each = xp.arange(len(order), device=order.device)[:, None]
+    ranked = distances[each, order[:, : k + 1]]
+    if not xp.any(ranked[:, 1:] <= ranked[:, :-1] + TIE):
+        return order[:, :k]
+    # Number the runs of equals, and sort by run and place.
+    ranked = distances[each, order]
+    runs = xp.zeros_like(order)
+    runs[:, 1:] = xp.cumulative_sum(xp.astype(ranked[:, 1:] > ranked[:, :-1] + TIE, order.dtype), axis=1)
+    return xp.sort(runs * wide + order, axis=1, stable=False)[:, :k] % wide
+
+
+def _squares(xp: Any, x: Array) -> Array:
+    return xp.sum(x * x, axis=0)
+
+
+def _inverse(xp: Any, x: Array) -> Array:
+    """Return 1 / x, and 0 where x is 0."""
+    return xp.where(x > 0, 1.0 / xp.where(x > 0, x, 1.0), 0.0)
+
+
+def _mean_and_variance(x: Matrix, name: str, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the weighted mean and variance of each neuron, in one pass."""
+    shift, total, squares = shift_of(x), np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for rows, block in blocks(x, name, shift=shift):
+        # Not by BLAS, whose bits here depend on the number of threads.
+        total += np.einsum("n,nd->d", weights[rows], block)
+        squares += np.einsum("n,nd->d", weights[rows], np.square(block, out=block))
+    mean = total / weights.sum()
+    return shift + mean, np.maximum(squares / weights.sum() - mean**2, 0.0)

@@ -1,0 +1,240 @@
+"""What a part's nearest neighbours say: k-nearest-neighbour probes, and how many neighbours a part keeps.
+
+The probe is scikit-learn's KNeighborsClassifier or KNeighborsRegressor on the part. Neighbour overlap is how
+approximate search is judged: the recall of the whole's k nearest neighbours among the part's (recall@k); it
+needs no labels. The neighbours are exact, and found in nearest.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from critmass import rng
+from critmass.arrays import Floats, Indices
+from critmass.errors import InputError, said, unknown
+from critmass.features import Features
+from critmass.parts import Parts
+from critmass.scores.base import Credit, Measurement, Run, resolve_metric
+from critmass.scores.nearest import (
+    QUERY_ROWS,
+    TIE,
+    Distance,
+    Near,
+    Search,
+    check_distance,
+    memory_of_search,
+    on_all_parts,
+)
+from critmass.scores.probes import best, fit_and_validation, tally_on
+
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+"""Default grid for the number of neighbours."""
+
+WEIGHTS = ("uniform", "distance")
+
+
+@dataclass(frozen=True)
+class KNN:
+    """Test performance of a k-nearest-neighbour probe on the part.
+
+    Attributes
+    ----------
+    n_neighbours : int or None
+        k. None chooses it for each size and repeat on validation rows, from `NEIGHBOURS`, ties to the
+        larger; neighbours are then sought among all training rows.
+    distance : "cosine" or "euclidean"
+        A row whose neurons are all 0 has cosine 0 with every row.
+    weights : "uniform" or "distance"
+        Whether neighbours count the same, or by 1 / distance; where some are at distance 0, only those.
+        Of classes with the same votes, the first is predicted.
+    standardise : bool
+        Whether columns are centred and scaled to unit variance of the rows that are searched.
+    metric : str or None
+        "accuracy" (default) or "balanced-accuracy" for classes; "r2" for targets.
+    """
+
+    n_neighbours: int | None = None
+    distance: Distance = "cosine"
+    weights: Literal["uniform", "distance"] = "uniform"
+    standardise: bool = False
+    metric: str | None = None
+    label_free = False
+
+    def __post_init__(self) -> None:
+        if self.n_neighbours is not None:
+            _check_count("n_neighbours", self.n_neighbours)
+        check_distance(self.distance, standardise=self.standardise)
+        if self.weights not in WEIGHTS:
+            raise unknown("weights", str(self.weights), WEIGHTS)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "knn"
+
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+        """Bytes of the search for one block of queries, and of what it predicts."""
+        most = max(NEIGHBOURS) if self.n_neighbours is None else self.n_neighbours
+        classes = 1 if features.classes is None else len(features.classes)
+        tally = (parts.repeats + 1) * len(sizes) * (4 * QUERY_ROWS + parts.repeats + classes)
+        search = sum(memory_of_search(features.n_neurons, most, parts, sizes))
+        return {"rows": search + 8 * (tally + 2 * QUERY_ROWS * classes)}
+
+    def from_rows(
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
+    ) -> Mapping[str, Measurement]:
+        """Measure all sizes from one search of the training rows, and one before it to choose k."""
+        train, shape = features.splits["train"], (parts.repeats, len(sizes))
+        if train.weight is not None:
+            advice = "use ridge or logistic, or leave weights out"
+            raise InputError("weights of 'train'", said("row weights"), "rows that count the same", advice)
+        if self.n_neighbours is None:
+            chosen = self._choose(features, parts, sizes, run)
+        else:
+            chosen = np.full(shape, self.n_neighbours)
+        search = Search.of(train.x, "X of 'train'", self.distance, standardise=self.standardise)
+        counts = [*chosen[:, :-1].ravel().tolist(), int(chosen[0, -1])]
+        out = {}
+        for name in features.tests:
+            tally = tally_on(features, name, self.metric, shape)
+            x = features.splits[name].x
+            for near in search.run(x, f"X of {name!r}", max(counts), parts, sizes, run):
+                predictions = self._predict(near, features, train.y, counts)
+                tally.add(near.queries, on_all_parts(predictions, *shape))
+            out[name] = tally.measurement(chosen={"n_neighbours": chosen})
+        return out
+
+    def _choose(self, features: Features, parts: Parts, sizes: Indices, run: Run) -> Indices:
+        """Return the winning k of each repeat and size: one search, for the largest k, serves all."""
+        fit, validation = fit_and_validation(features, run.seed)
+        credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
+        shape = (parts.repeats, len(sizes))
+        grid = [k for k in NEIGHBOURS if k <= fit.x.shape[0]]
+        scores = np.zeros((len(grid), *shape))
+        search = Search.of(fit.x, "X of 'train'", self.distance, standardise=self.standardise)
+        for near in search.run(validation.x, "X of 'validation'", grid[-1], parts, sizes, run):
+            for score, k in zip(scores, grid, strict=True):
+                predictions = self._predict(near, features, fit.y, [k] * len(near.rows))
+                score += credit.total(on_all_parts(predictions, *shape), near.queries)[:-1]
+        winners: Indices = np.array(grid)[best(scores)]
+        return winners
+
+    def _predict(
+        self, near: Near, features: Features, y: np.ndarray | None, counts: Sequence[int]
+    ) -> np.ndarray:
+        """Return the codes or targets that the first `counts[i]` neighbours in part i give, (n_parts, n)."""
+        assert y is not None  # noqa: S101
+        out = np.empty(near.rows.shape[:2], dtype=y.dtype)
+        for part, k in enumerate(counts):
+            targets = y[near.rows[part, :, :k]]
+            weights = self._weights(near.distances[part, :, :k])
+            if features.classes is None:
+                out[part] = np.average(targets, axis=1, weights=weights)
+            else:
+                out[part] = _votes(targets, weights, len(features.classes)).argmax(axis=1)
+        return out
+
+    def _weights(self, distances: Floats) -> Floats | None:
+        """Return how much each neighbour counts, but for a factor of each query's own."""
+        if self.weights == "uniform":
+            return None
+        same = distances <= TIE
+        weights = 1.0 / np.where(same, 1.0, distances)
+        if self.distance == "euclidean":
+            weights = np.sqrt(weights)
+        return np.where(same.any(axis=1, keepdims=True), same, weights)
+
+
+def _votes(codes: Indices, weights: Floats | None, classes: int) -> np.ndarray:
+    """Return the votes of neighbours of class `codes`, (n, k), for each class, (n, classes)."""
+    cells = np.arange(len(codes))[:, None] * classes + codes
+    flat = None if weights is None else weights.ravel()
+    return np.bincount(cells.ravel(), flat, len(codes) * classes).reshape(-1, classes)
+
+
+@dataclass(frozen=True)
+class NeighbourOverlap:
+    """Share of a row's nearest neighbours in the whole that are its nearest in the part, too (recall@k).
+
+    Neighbours of test rows are sought among the training rows. The whole scores 1.
+
+    Attributes
+    ----------
+    n_neighbours : int
+        k. Of rows equally far, those that come first are taken.
+    n_queries : int
+        Test rows to ask for, at even steps from a seeded start; all of them where there are fewer.
+    distance : "cosine" or "euclidean"
+    standardise : bool
+        Whether columns are centred and scaled to unit variance of the training rows.
+    """
+
+    n_neighbours: int = 10
+    n_queries: int = 1000
+    distance: Distance = "cosine"
+    standardise: bool = False
+    label_free = True
+
+    def __post_init__(self) -> None:
+        _check_count("n_neighbours", self.n_neighbours)
+        _check_count("n_queries", self.n_queries)
+        check_distance(self.distance, standardise=self.standardise)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "neighbour-overlap"
+
+    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+        """Bytes of the search for one block of queries, and of the credits."""
+        rows = max(features.splits[split].x.shape[0] for split in features.tests)
+        count = min(self.n_queries, rows) * (parts.repeats + 1) * len(sizes)
+        search = sum(memory_of_search(features.n_neurons, self.n_neighbours, parts, sizes))
+        return {"rows": search + 8 * 3 * count}
+
+    def from_rows(
+        self, features: Features, parts: Parts, sizes: Indices, run: Run
+    ) -> Mapping[str, Measurement]:
+        """Measure all sizes from one search of the training rows."""
+        x, k = features.splits["train"].x, self.n_neighbours
+        if k >= x.shape[0]:
+            allowed = f"fewer than the {x.shape[0]} rows of 'train'"
+            raise InputError("n_neighbours", k, allowed, "all rows are everyone's neighbours")
+        search = Search.of(x, "X of 'train'", self.distance, standardise=self.standardise)
+        out = {}
+        for name in features.tests:
+            split = features.splits[name]
+            rows = _evenly(split.x.shape[0], self.n_queries, rng.stream(run.seed, "queries", name))
+            credit = np.empty((parts.repeats, len(sizes), len(rows)))
+            queries = split.take(rows).x
+            for near in search.run(queries, f"X of {name!r}", k, parts, sizes, run):
+                shares = on_all_parts(_shared(near.rows) / k, parts.repeats, len(sizes))
+                credit[:, :, near.queries] = shares[:-1].transpose(0, 2, 1)
+            out[name] = Measurement.of_credits(credit, np.ones(len(rows)))
+        return out
+
+
+def _shared(rows: Indices) -> Indices:
+    """Return how many rows each part's neighbours share with the last part's, (n_parts, n)."""
+    shared = np.empty(rows.shape[:2], dtype=np.intp)
+    for part, own in enumerate(rows):
+        both = np.sort(np.concatenate([own, rows[-1]], axis=1), axis=1)
+        shared[part] = (both[:, 1:] == both[:, :-1]).sum(axis=1)
+    return shared
+
+
+def _evenly(n: int, count: int, generator: np.random.Generator) -> Indices:
+    """Return `count` of n row numbers at even steps, or all of them, ascending."""
+    if count >= n:
+        return np.arange(n)
+    rows: Indices = np.floor((np.arange(count) + generator.random()) * (n / count)).astype(np.intp)
+    return np.minimum(rows, n - 1)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(name, value, "a whole number from 1")
