@@ -2,17 +2,17 @@
 #
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU builds' index>"   another build of torch
 #   make test PYTHON=python3.12                                           another interpreter
-#   make bench DATA=path/to/cifar10.zip                                   the benchmark's images
+#   make bench DATA=path/to/folder      where cifar10.zip and banking77_*.csv are
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-DATA ?= ../shared/data/cifar10.zip
+DATA ?= ../shared/data
 
 VENV := .venv
 BASE := .venv-base
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test lint bench probes docs clean
 
 setup: $(VENV)/.dev
 
@@ -30,6 +30,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/bench.py --data $(DATA)
+
+probes: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/probes.py --data $(DATA)
 
 docs: $(VENV)/.dev
 	$(VENV)/bin/critmass demo --out critmass-demo

@@ -19,14 +19,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from features import features
-from sklearn.linear_model import RidgeClassifier
+from features import cifar10
+from scaling import rates
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
 from critmass.moments import accumulate
 from critmass.parts import make_parts, resolve_sizes
 from critmass.scores import cka
+from critmass.scores.logistic import PENALTIES as LOGISTIC_PENALTIES
 from critmass.scores.ridge import PENALTIES
 
 PENALTY = 100.0
@@ -114,6 +117,87 @@ class Bench:
             holds=loop >= 10 * chosen,
         )
 
+    def logistic(self) -> None:
+        def model(penalty: float, tolerance: float) -> LogisticRegression:
+            return LogisticRegression(C=1 / penalty, tol=tolerance, max_iter=10_000)
+
+        ours, chosen = take_turns(
+            lambda: cm.measure(self.held, score="logistic", regularisation=PENALTY),
+            lambda: cm.measure(self.held, score="logistic"),
+            turns=3,
+        )
+        cut = len(self.x) * 4 // 5
+        levels = [penalty * cut for penalty in LOGISTIC_PENALTIES]
+        for tolerance, fixed_limit, grid_limit in ((1e-4, 15, 50), (1e-6, 15, 50)):
+            named = "scikit-learn's default tolerance" if tolerance == 1e-4 else f"tol={tolerance:g}"
+
+            def fit(part: np.ndarray, tolerance: float = tolerance) -> None:
+                model(PENALTY, tolerance).fit(self.x[:, part], self.y).score(self.xt[:, part], self.yt)
+
+            loop, count = self.sampled(self.paper, fit)
+            self.add(
+                f"loop of LogisticRegression fits ({named}), λ = {PENALTY:g}, paper's sizes x 5 repeats "
+                f"({count} fits timed), over ours",
+                f"{loop / ours:.0f}x ({loop:.0f} s over {ours:.1f} s)",
+                f"at least {fixed_limit}x",
+                holds=loop >= fixed_limit * ours,
+            )
+            every = [(order[:k], level) for order in self.orders for k in self.paper for level in levels]
+            sample = [every[i] for i in self.rng.permutation(len(every))[: len(every) // 10]]
+
+            def choose(sample: list = sample, tolerance: float = tolerance) -> None:
+                for part, level in sample:
+                    found = model(level, tolerance).fit(self.x[:cut, part], self.y[:cut])
+                    found.score(self.x[cut:, part], self.y[cut:])
+
+            whole = seconds(choose) * len(every) / len(sample) + loop
+            self.add(
+                f"the same loop over 8 λ on validation ({len(sample)} fits timed), and a refit, over ours",
+                f"{whole / chosen:.0f}x ({whole:.0f} s over {chosen:.1f} s)",
+                f"at least {grid_limit}x",
+                holds=whole >= grid_limit * chosen,
+            )
+
+    def sgd(self) -> None:
+        import torch
+
+        x = torch.from_numpy(np.array(self.fs.splits["train"].x[:], dtype=np.float32))
+        y = torch.from_numpy(np.array(self.y))
+
+        def probe() -> None:
+            head = torch.nn.Linear(self.d, len(self.fs.classes))
+            descent = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+            schedule = torch.optim.lr_scheduler.StepLR(descent, 10, 0.1)
+            for _ in range(50):
+                for batch in torch.randperm(len(x)).split(256):
+                    descent.zero_grad()
+                    torch.nn.functional.cross_entropy(head(x[batch]), y[batch]).backward()
+                    descent.step()
+                schedule.step()
+
+        one, ours = take_turns(probe, lambda: cm.measure(self.held, score="sgd"), turns=3)
+        self.add(
+            f"sgd, all {len(self.paper)} sizes x 5 repeats and the whole, 50 epochs, over one torch probe of the whole",
+            f"{ours / one:.1f}x ({ours:.1f} s over {one:.1f} s)",
+            "at most 15x",
+            holds=ours <= 15 * one,
+        )
+
+    def neighbours(self) -> None:
+        def fit(part: np.ndarray) -> None:
+            model = KNeighborsClassifier(10, metric="cosine", algorithm="brute")
+            model.fit(self.x[:, part], self.y).score(self.xt[:, part], self.yt)
+
+        settings = {"n_neighbours": 10, "standardise": True}
+        (ours,) = take_turns(lambda: cm.measure(self.held, score="knn", settings=settings), turns=1)
+        loop, count = self.sampled(self.paper, fit)
+        self.add(
+            f"loop of KNeighborsClassifier (k = 10, cosine), paper's sizes x 5 repeats ({count} timed), over ours",
+            f"{loop / ours:.1f}x ({loop:.0f} s over {ours:.1f} s)",
+            "more than 1x",
+            holds=loop > ours,
+        )
+
     def cka(self) -> None:
         x = np.asarray(self.fs.splits["train"].x[:], dtype=np.float64)
 
@@ -174,7 +258,7 @@ class Bench:
                 "import sys, critmass as cm; cm.measure(sys.argv[1], sizes=sys.argv[2]); "
                 "print(next(line.split()[1] for line in open('/proc/self/status') if line[:5] == 'VmHWM'))"
             )
-            store = Path(__file__).parent / ".cache" / ("cifar10" if len(self.x) == 10_000 else "mnist5k")
+            store = Path(__file__).parent / ".cache" / "cifar10"
             done = subprocess.run(  # noqa: S603
                 [sys.executable, "-c", code, str(store), sizes], capture_output=True, text=True, check=True
             )
@@ -200,10 +284,25 @@ class _Repeated:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="zip of CIFAR-10 as JPEG")
-    bench = Bench(features(parser.parse_args().data))
-    for part in (bench.agreement, bench.ridge, bench.cka, bench.memory):
-        part()
+    parser.add_argument("--data", type=Path, required=True, help="folder of cifar10.zip")
+    parser.add_argument("--only", nargs="*", help="parts to run; then nothing is written")
+    options = parser.parse_args()
+    bench = Bench(cifar10(options.data))
+    parts = (
+        bench.agreement,
+        bench.ridge,
+        bench.logistic,
+        bench.sgd,
+        bench.neighbours,
+        bench.cka,
+        bench.memory,
+    )
+    for part in parts:
+        if not options.only or part.__name__ in options.only:
+            part()
+    if options.only:
+        return
+    bench.rows += rates(bench.held)
     versions = ", ".join(
         f"{p} {importlib.metadata.version(p)}" for p in ("critmass", "numpy", "scipy", "scikit-learn")
     )

@@ -174,6 +174,22 @@ def test_every_setting_reaches_the_measurement(run: Any, npz: Path, tmp_path: Pa
     assert tree(tmp_path / "results") == tree(tmp_path / "expected")
 
 
+def test_settings_of_a_score_reach_it(run: Any, npz: Path, tmp_path: Path) -> None:
+    options = (
+        "--score sgd --sizes 2 --repeats 2 --set epochs=3 learning_rate=0.05 schedule=cosine --out results"
+    )
+    code, out, _ = run("measure", npz, *options.split())
+    assert (code, "warning" in out) == (0, False)
+    settings = {"epochs": 3, "learning_rate": 0.05, "schedule": "cosine"}
+    measure(npz, score="sgd", sizes=[2], repeats=2, settings=settings, out=tmp_path / "expected")
+    assert tree(tmp_path / "results") == tree(tmp_path / "expected")
+    options = "--score logistic --sizes 2 --regularisation .001 --set iterations=2"
+    _, out, _ = run("measure", npz, *options.split())
+    assert "logistic probes did not converge: raise iterations" in out
+    _, out, _ = run("measure", npz, *options.split(), "--json")
+    assert "did not converge" in json.loads(out)["warnings"][0]
+
+
 def test_seed_and_fraction_reach_the_carved_test_split(run: Any, tmp_path: Path) -> None:
     X, y = blobs(100)
     np.savez(tmp_path / "f.npz", X_train=X, y_train=y)
@@ -393,6 +409,18 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "unknown parts": (OK, [*MEASURE, "--parts", "radnom"], ["parts", "'radnom'", "did you mean 'random'"]),
     "unknown sizes": (OK, [*MEASURE, "--sizes", "papre"], ["sizes", "'papre'", "did you mean 'paper'"]),
     "sizes that are none": (OK, [*MEASURE, "--sizes", "3x"], ["sizes", "'3x'"]),
+    "setting without a value": (OK, [*MEASURE, "--set", "epochs"], ["--set", "'epochs'", "name=value"]),
+    "setting of another score": (
+        OK,
+        [*MEASURE, "--set", "epochs=3"],
+        ["epochs", "settings of score 'ridge'"],
+    ),
+    "setting out of range": (
+        OK,
+        [*MEASURE, "--score", "sgd", "--set", "momentum=2"],
+        ["momentum", "found 2", "from 0 to below 1"],
+    ),
+    "unknown device": (OK, [*MEASURE, "--device", "tpu"], ["device", "'tpu'", "torch:cpu"]),
     "unknown metric": (OK, [*MEASURE, "--metric", "acuracy"], ["'acuracy'", "did you mean 'accuracy'"]),
     "unknown seeding": (OK, [*MEASURE, "--seeding", "author"], ["'author'", "did you mean 'authors'"]),
     "unknown existing": (OK, [*MEASURE, "--existing", "reuze"], ["'reuze'", "did you mean 'reuse'"]),
@@ -582,8 +610,8 @@ def test_the_script_refuses(npz: Path, tmp_path: Path) -> None:
     done = script("measure", npz, "--score", "rigde", "--out", "results", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "critmass: score: found 'rigde'; allowed: cka, cka-biased, cka-minibatch, ridge; "
-        "did you mean 'ridge'?\n"
+        "critmass: score: found 'rigde'; allowed: centroid, cka, cka-biased, cka-minibatch, knn, logistic, "
+        "neighbour-overlap, ridge, sgd; did you mean 'ridge' or 'sgd'?\n"
     )
     assert tree(tmp_path) == untouched
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,6 @@ from threadpoolctl import ThreadpoolController
 
 from critmass.errors import InputError, require, said
 
-T = TypeVar("T")
-U = TypeVar("U")
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -236,19 +234,6 @@ def threads() -> int:
     return max(found, default=1)
 
 
-def parallel(device: Device, work: Callable[[T], U], items: Sequence[T]) -> list[U]:
-    """Return ``[work(item) for item in items]``, several at once on the CPU with NumPy.
-
-    As many threads as BLAS may use, each with a BLAS of one thread: so elementwise work is parallel too,
-    and the bits of a result do not depend on the number of threads.
-    """
-    if device.torch_name is not None:
-        return [work(item) for item in items]
-    count = max(1, min(threads(), len(items)))
-    with one_thread(), ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, items))
-
-
 @contextlib.contextmanager
 def at_once(device: Device) -> Iterator[Each]:
     """Yield ``each(work, items)``: the list of ``work(item)``, several at once on the CPU with NumPy.
@@ -267,10 +252,14 @@ def at_once(device: Device) -> Iterator[Each]:
 def cholesky_inverse(device: Device, gram: Any, dtype: str) -> tuple[Any, Any]:
     """Return the lower Cholesky factor of a positive definite matrix on the device, and its inverse.
 
-    The factor is computed in the matrix's own precision, its inverse in `dtype`; both are returned as that.
+    Both are computed in `dtype`; the factor in the matrix's own precision where that fails.
     """
     xp = device.xp
-    factor = xp.astype(xp.linalg.cholesky(gram), getattr(xp, dtype))
+    kind = getattr(xp, dtype)
+    try:
+        factor = xp.linalg.cholesky(xp.astype(gram, kind))
+    except (np.linalg.LinAlgError, RuntimeError):
+        factor = xp.astype(xp.linalg.cholesky(gram), kind)
     if device.torch_name is not None:
         torch = importlib.import_module("torch")
         unit = xp.eye(len(factor), dtype=factor.dtype, device=factor.device)

@@ -431,7 +431,9 @@ def _print_redundancy(
 
     if json:
         files = [str(path) for path in written]
-        print(jsonlib.dumps({**summary(curves, deltas), "files": files}, ensure_ascii=False))
+        warnings = [warning for curve in curves for warning in curve.warnings]
+        record = {**summary(curves, deltas), "warnings": warnings, "files": files}
+        print(jsonlib.dumps(record, ensure_ascii=False))
         return
     console = Console(width=None if sys.stdout.isatty() else 120)
     for curve in curves:

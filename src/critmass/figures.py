@@ -19,6 +19,11 @@ from critmass.files import write_atomic
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SCORE_LABELS = {
     "ridge": "ridge probe",
+    "logistic": "logistic probe",
+    "sgd": "SGD probe",
+    "knn": "nearest neighbours",
+    "centroid": "nearest class mean",
+    "neighbour-overlap": "neighbour overlap",
     "cka": "CKA",
     "cka-biased": "CKA (biased)",
     "cka-minibatch": "CKA (minibatch)",

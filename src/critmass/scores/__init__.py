@@ -1,7 +1,7 @@
 """Scores by name: what is measured on a part. Other packages add theirs as entry points.
 
-An entry point in the group "critmass.scores" names a factory: called with a user's settings as keyword
-arguments, it returns a Score (see base.py), or it is a function of two splits (see custom.py).
+An entry point in the group "critmass.scores" is a class whose instances are scores (see base.py), made with
+a user's settings as keyword arguments; or a function of two splits (see custom.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ SCORES: dict[str, tuple[str, Callable[..., Score]]] = {
         "nearest neighbours in the whole that are nearest in the part (recall@k); no labels",
         NeighbourOverlap,
     ),
-    "cka": ("debiased linear CKA of the part with the whole, test rows; no labels", CKA),
+    "cka": (
+        "debiased linear CKA of the part with the whole, test rows; no labels",
+        functools.partial(CKA, "debiased"),
+    ),
     "cka-biased": ("biased linear CKA, as in feature space", functools.partial(CKA, "biased")),
     "cka-minibatch": (
         "minibatch linear CKA, as the paper's authors compute it",
@@ -79,20 +82,22 @@ def make_score(score: str | Score | Callable[..., Any], settings: Mapping[str, A
             raise InputError("settings", sorted(settings), "nothing for a score that is made already", advice)
         return found if isinstance(found, Score) else Custom(found)
     points = _entry_points()
+    factory: Any
     if score in SCORES:
         _, factory = SCORES[score]
     elif score in points:
         factory = points[score].load()
-        if not inspect.isclass(factory) and {"train", "test"} <= inspect.signature(factory).parameters.keys():
-            return make_score(functools.wraps(factory)(factory), settings)
+        if not inspect.isclass(factory):
+            return make_score(factory, settings)
     else:
         raise unknown("score", score, [*SCORES, *points])
-    known = [name for name in inspect.signature(factory).parameters if name != "estimator"]
+    known = list(inspect.signature(factory).parameters)
     for name in settings:
         if name not in known:
             allowed = ", ".join(known) or "nothing"
             raise InputError(name, settings[name], f"{allowed}: the settings of score {score!r}")
-    return factory(**settings)
+    made: Score = factory(**settings)
+    return made
 
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:

@@ -52,6 +52,13 @@ CHOOSING = 1e-4
 """Tolerance of the fits that only choose λ; docs/probes.md shows what a smaller one would change."""
 
 
+HOPELESS = 2.0
+"""A probe leaves the path towards smaller λ where it does so many standard errors worse than at its best.
+
+Of a difference of independent samples; as all λ are scored on the same rows, the true one is smaller.
+"""
+
+
 @dataclass(frozen=True)
 class Logistic:
     """Test performance of a logistic probe trained on the part.
@@ -86,6 +93,8 @@ class Logistic:
         check_positive(
             regularisation=self.regularisation, tolerance=self.tolerance, iterations=self.iterations
         )
+        if not isinstance(self.iterations, int):
+            raise InputError("iterations", self.iterations, "a whole number above 0")
 
     @property
     def name(self) -> str:
@@ -148,15 +157,28 @@ class Logistic:
         """Return the winning λ of each repeat and size, and the probes fitted with it."""
         credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
         shape = (fitter.parts.repeats, len(fitter.sizes))
-        scores = np.zeros((len(PENALTIES), *shape))
+        n = validation.x.shape[0]
+        scores = np.full((len(PENALTIES), *shape), -1.0)
         path: dict[int, Probes] = {}
+        start: Probes | None = None
         for index in reversed(range(len(PENALTIES))):  # from the largest: each starts from the ones before
             level = np.full(shape, PENALTIES[index] * fitter.unit)
-            start = None if index + 1 not in path else path[index + 1].towards(path.get(index + 2))
             what = f"choosing λ, {len(PENALTIES) - index} of {len(PENALTIES)}"
             path[index] = fitter.fit(level, start, CHOOSING, what)
+            totals = np.zeros(shape)
             for rows, x in blocks(validation.x, "X of 'validation'", size=SCORED_ROWS):
-                scores[index] += credit.total(fitter.predictions(path[index], x), rows)[:-1]
+                totals += credit.total(fitter.predictions(path[index], x), rows)[:-1]
+            top = scores.max(axis=0)
+            error = np.sqrt(2 * np.clip(top * (1 - top), 0.0, None) / n)
+            hopeless = totals / n < top - HOPELESS * error
+            found = path[index].probes
+            for key in found:
+                scores[index][fitter.places[key]] = totals[fitter.places[key]] / n
+            scores[index, :, -1] = scores[index, 0, -1]
+            going = {key: probe for key, probe in found.items() if not hopeless[fitter.places[key]]}
+            start = replace(path[index], probes=going).towards(path.get(index + 1))
+            if not going:
+                break
         chosen = best(scores)
         winners = {key: path[int(chosen[place])].probes[key] for key, place in fitter.places.items()}
         penalties: Floats = np.array(PENALTIES)[chosen] * fitter.unit
@@ -281,10 +303,11 @@ class Fitter:
         return {**parts, (repeats, int(self.sizes[last])): (0, last)}
 
     def fit(self, penalties: Floats, start: Probes | None, tolerance: float, what: str) -> Probes:
-        """Return probes fitted with these λ, shape (n_repeats, n_sizes), starting from others or from 0."""
+        """Return probes fitted with these λ, shape (n_repeats, n_sizes): all from 0, or those of `start`."""
         device, dtype = self.run.device, self.rows.dtype
         outputs = 1 if self.n_classes == 2 else self.n_classes
-        wanted = {key: float(penalties[place]) for key, place in self.places.items()}
+        keys = self.places if start is None else start.probes
+        wanted = {key: float(penalties[self.places[key]]) for key in keys}
         shared: dict[tuple[int, float], list[int]] = {}
         for (repeat, size), penalty in wanted.items():
             shared.setdefault((repeat, penalty), []).append(size)
@@ -334,23 +357,26 @@ class Fitter:
         return Probes(probes, self.parts.repeats, self.sizes)
 
     def predictions(self, probes: Probes, x: Floats) -> Floats:
-        """Return class codes for raw rows, shape (n_repeats + 1, len(x), n_sizes); the whole's are last."""
+        """Return class codes for raw rows, shape (n_repeats + 1, len(x), n_sizes); the whole's are last.
+
+        Where a probe is missing, they are 0.
+        """
         device, repeats = self.run.device, self.parts.repeats
         standard = self.rows.standard(x)
-        out = np.empty((repeats + 1, len(self.sizes), len(x)))
+        out = np.zeros((repeats + 1, len(self.sizes), len(x)))
 
         def side(repeat: int) -> None:
-            sizes = self.sizes[:-1] if repeat < repeats else self.sizes[-1:]
-            mine = [probes.probes[repeat, int(size)] for size in sizes]
+            places = [j for j, size in enumerate(self.sizes) if (repeat, int(size)) in probes.probes]
+            mine = [probes.probes[repeat, int(self.sizes[j])] for j in places]
             if not mine:
                 return
             weights, intercepts = [p.weights for p in mine], [p.intercepts for p in mine]
             placed = Side.of(self.orders[repeat], weights, intercepts, device.xp)
             outputs = placed.outputs(placed.ordered(standard)).reshape(len(mine), -1, len(x))
             codes = outputs[:, 0] > 0 if outputs.shape[1] == 1 else device.xp.argmax(outputs, axis=1)
-            out[repeat, : len(mine)] = device.get(codes)
+            out[repeat, places] = device.get(codes)
 
         self.rows.each(side, range(repeats + 1))
-        out[repeats] = out[repeats, 0]
-        out[:, -1] = out[repeats, 0]
+        out[repeats] = out[repeats, -1]
+        out[:, -1] = out[repeats, -1]
         return out.transpose(0, 2, 1)

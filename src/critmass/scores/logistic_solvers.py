@@ -33,6 +33,9 @@ BLOCK_NEURONS = 32
 BLOCK_ROWS = 1024
 """Rows that pass through the products at once: their outputs for all sizes stay in the cache."""
 
+NEARLY_ALL = 0.7
+"""Parts of at least this share of the neurons are multiplied as if they were the whole: one wide product."""
+
 LANES = 16
 """At most so many sums are made side by side."""
 
@@ -437,6 +440,15 @@ def solve(
         report(sum(p.done for p in problems))
 
 
+def _spread(weights: Array, order: Array | None, d: int, xp: Any) -> Array:
+    """Return weights of a part as weights of the whole, in the layer's order."""
+    if order is None:
+        return weights
+    whole = xp.zeros((len(weights), d), dtype=weights.dtype, **_placed(weights))
+    whole[:, order[: weights.shape[1]]] = weights
+    return whole
+
+
 def _advance(
     rows: Rows,
     orders: Sequence[Array | None],
@@ -444,22 +456,31 @@ def _advance(
     conditions: Sequence[Preconditioner],
 ) -> None:
     """Evaluate every problem, sorted by repeat and size, at its trial, and tell it."""
-    xp = rows.device.xp
+    xp, d = rows.device.xp, rows.split.x.shape[1]
     places = range(len(problems))
     weights = rows.each(lambda i: conditions[i].weights(problems[i].trial[:, :-1]), places)
-    groups = [list(group) for _, group in itertools.groupby(places, key=lambda i: problems[i].repeat)]
+    # Problems of nearly all neurons go together, whatever their order, as rows of zeros and weights.
+    homes_of = [-1 if p.size >= NEARLY_ALL * d else p.repeat for p in problems]
+    groups = [[i for i in places if homes_of[i] == home] for home in dict.fromkeys(homes_of)]
     sides = []
     for group in groups:
+        order, own = orders[problems[group[0]].repeat], [weights[i] for i in group]
+        if homes_of[group[0]] == -1:
+            order, own = None, [_spread(weights[i], orders[problems[i].repeat], d, xp) for i in group]
         intercepts = [problems[i].trial[:, -1] / conditions[i].intercept for i in group]
-        sides.append(Side.of(orders[problems[group[0]].repeat], [weights[i] for i in group], intercepts, xp))
+        sides.append(Side.of(order, own, intercepts, xp))
     found = evaluate(rows, sides)
-    homes = [(sums, j) for sums, group in zip(found, groups, strict=True) for j in range(len(group))]
+    homes = {
+        i: (sums, place) for sums, group in zip(found, groups, strict=True) for place, i in enumerate(group)
+    }
 
     def tell(i: int) -> None:
         problem, condition, w = problems[i], conditions[i], weights[i]
         sums, place = homes[i]
         outputs = slice(place * len(w), (place + 1) * len(w))
-        g, gb = sums.gradient[outputs, : problem.size] + problem.penalty * w, sums.intercept[outputs]
+        g, gb = sums.gradient[outputs], sums.intercept[outputs]
+        order = orders[problem.repeat] if homes_of[i] == -1 else None
+        g = (g if order is None else g[:, order])[:, : problem.size] + problem.penalty * w
         value = float(sums.loss[place]) + 0.5 * problem.penalty * float(xp.sum(w * w))
         bound = float(xp.sum(g * g)) / (2 * problem.penalty) + float(xp.sum(gb * gb)) / condition.intercept**2
         problem.squares = float(sums.squares[place])

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from critmass.arrays import BLOCK_ROWS, Device, Floats, Indices, Matrix, blocks, parallel, threads
+from critmass.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks, threads
 from critmass.errors import InputError, unknown
 from critmass.moments import scale_of, shift_of
 from critmass.parts import Parts
@@ -140,9 +140,9 @@ class Search:
         if not 1 <= k <= n:
             raise InputError("n_neighbours", k, f"1 to {n}, the number of rows searched", self.name)
         walks, device = _walks(parts, sizes), run.device
-        alone, each = memory_of_search(d, k, parts, sizes)
+        alone, a_batch = memory_of_search(d, k, parts, sizes)
         # Half, so that who reads the neighbours has the other half.
-        held = max(1, int((run.memory / 2 - alone) / each))
+        held = max(1, int((run.memory / 2 - alone) / a_batch))
         passes = -(-queries.shape[0] // (held * QUERY_ROWS))
         count = counted(run.progress, f"neighbours of {name}", passes * n)
         waiting = self._blocks(queries, name, QUERY_ROWS, device)
@@ -150,10 +150,11 @@ class Search:
             _Found.start(rows, block, walks[-1].first + 1, k, device)
             for rows, block in itertools.islice(waiting, held)
         ]:
-            for rows, block in self._blocks(self.x, self.name, BLOCK_ROWS, device):
-                for walk in walks:
-                    self._compare(walk, block, rows.start, batch, device)
-                count(rows.stop - rows.start)
+            with at_once(device) as each:
+                for rows, block in self._blocks(self.x, self.name, BLOCK_ROWS, device):
+                    for walk in walks:
+                        self._compare(walk, block, rows.start, batch, device, each)
+                    count(rows.stop - rows.start)
             for found in batch:
                 yield Near(found.queries, device.get(found.rows), device.get(found.distances))
 
@@ -162,7 +163,9 @@ class Search:
         for rows, block in blocks(x, name, size=size, shift=self.shift):
             yield rows, device.put(np.divide(block.T, self.scale[:, None], order="C"))
 
-    def _compare(self, walk: _Walk, x: Array, first: int, batch: Sequence[_Found], device: Device) -> None:
+    def _compare(
+        self, walk: _Walk, x: Array, first: int, batch: Sequence[_Found], device: Device, each: Each
+    ) -> None:
         """Compare a block of the database, rows `first` and on, with all queries, along one order."""
         xp, order = device.xp, device.put(walk.order)
         x = x[order]
@@ -189,7 +192,7 @@ class Search:
                     offset = slope * norms / 2
                 found.add(walk.first + index, gaps, offset, slope, first, xp)
 
-        parallel(device, search, batch)
+        each(search, batch)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ WEIGHTS = ("uniform", "distance")
 
 @dataclass(frozen=True)
 class KNN:
-    """Test performance of a k-nearest-neighbour probe on the part.
+    """Test performance of a k-nearest-neighbour probe on the part. Row weights mean nothing to it: refused.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ def held_out(features: Features, seed: int) -> Indices | None:
             "X of 'train'",
             said(f"{n} rows, none to spare for validation"),
             "enough rows to set a fifth of them aside",
-            "fix the regularisation, or give a validation split",
+            "fix the regularisation (or what else is chosen), or give a validation split",
         )
     roles = np.zeros(n, dtype=np.intp)
     roles[rows] = 1

@@ -121,18 +121,21 @@ class Ridge:
     ) -> Mapping[str, Measurement]:
         """Measure from n x n Gram matrices, grown along each order: for layers much wider than n."""
         train = features.splits["train"]
+        weights = row_weights(features, train, self.class_weight)
         if self.regularisation is not None:
             penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
         else:
             fit_split, validation = fit_and_validation(features, run.seed)
-            fit = self._dual(features, fit_split)
+            roles = held_out(features, run.seed)
+            own = weights if weights is None or roles is None else weights[roles == 0]
+            fit = Dual.of(features, fit_split, weights=own, standardise=self.standardise)
             credit = Credit.on(self._metric(features), validation, "validation")
             everything = slice(0, validation.x.shape[0])
             grid = [np.full((parts.repeats, len(sizes)), penalty * fit.unit) for penalty in PENALTIES]
             tried = fit.predictions(validation.x, "X of 'validation'", parts, sizes, grid, run.progress)
             scores = [credit.total(predictions, everything)[:-1] for predictions in tried]
             penalties = np.array(PENALTIES)[best(np.stack(scores))] * fit.unit
-        problem = self._dual(features, train)
+        problem = Dual.of(features, train, weights=weights, standardise=self.standardise)
         if self.regularisation is None:
             penalties = penalties * (problem.weight / fit.weight)
         out = {}
@@ -151,10 +154,6 @@ class Ridge:
 
     def _problem(self, moments: Moments, features: Features) -> Problem:
         return Problem.of(moments, standardise=self.standardise, classify=features.task == "classification")
-
-    def _dual(self, features: Features, split: Split) -> Dual:
-        weights = row_weights(features, split, self.class_weight)
-        return Dual.of(features, split, weights=weights, standardise=self.standardise)
 
     def _choose(
         self,

@@ -31,6 +31,7 @@ WAVE_ROWS = 2048
 WHOLE = -1
 """Repeat of the whole layer's head; as an index, the last row of the predictions."""
 
+
 def initial(seed: int, repeat: int, size: int, n_classes: int) -> Floats:
     """Return the weights that a probe starts from, bias first, shape (n_classes, size + 1).
 
