@@ -16,7 +16,7 @@ X = ((np.arange(60) ** 3 * 7919 + 13) % 101 / 8).reshape(20, 3).astype(np.float3
 
 def test_features_version_1():
     folder = ARCHIVE / "features-v1"
-    assert open_store(folder).verify() == 3
+    assert open_store(folder).verify() == 5
     fs = cm.Features.open(folder)
     assert (fs.name, fs.task, fs.classes, fs.groups) == (
         "archived",
@@ -27,6 +27,8 @@ def test_features_version_1():
     assert fs.splits["train"].x[:].tolist() == X[:12].tolist()
     assert fs.splits["test"].x[:].tolist() == X[12:].tolist()
     assert fs.splits["train"].y.tolist() == [0, 1] * 6
+    assert fs.splits["train"].weight.tolist() == (np.arange(1, 13) / 4).tolist()
+    assert [view[:].tolist() for view in fs.splits["train"].views] == [(X[:12] + 1).tolist()]
     assert fs.splits["train"].group is None
     assert fs.splits["test"].group.tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
     assert dict(fs.provenance) == {"source": "made for the archive"}
@@ -39,3 +41,5 @@ def test_results_version_1_and_todays_measurement_agree():
     assert kept.parts.orders.tolist() == today.parts.orders.tolist()
     assert kept.redundancy(0.9).record() == today.redundancy(0.9).record()
     assert kept.by_group.equals(today.by_group)
+    assert kept.frame.equals(today.frame)
+    assert kept.described == today.described == "ridge (accuracy, λ = 1)"
