@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from critmass.arrays import BLOCK_ROWS
+from critmass.arrays import BLOCK_ROWS, Device
 from critmass.errors import InputError
 from critmass.moments import Moments, accumulate, shift_of
 from critmass.testing import made_up
@@ -117,3 +119,14 @@ def test_not_finite_is_named_by_row_and_neuron():
     x[BLOCK_ROWS + 2, 1] = np.inf
     with pytest.raises(InputError, match=f"inf at row {BLOCK_ROWS + 2}, neuron 1"):
         accumulate(x)
+
+
+def test_torch_sums_what_numpy_sums():
+    x, y = made_up(n=BLOCK_ROWS + 50, d=7)
+    weights, target = np.linspace(0.5, 2, len(x)), np.column_stack([y, y**2]).astype(float)
+    for options in ({"fourth": True}, {"weights": weights, "targets": lambda rows: target[rows]}):
+        (one,), (other,) = (accumulate(x, device=Device(name), **options) for name in ("cpu", "torch:cpu"))
+        for entry in dataclasses.fields(one):
+            mine, theirs = getattr(one, entry.name), getattr(other, entry.name)
+            if mine is not None:
+                np.testing.assert_allclose(theirs, mine, rtol=1e-10)

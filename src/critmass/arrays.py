@@ -5,7 +5,8 @@ It is read in blocks whose boundaries depend on nothing but the row number, so s
 order, and to the same bits, however the rows are stored.
 
 Two back ends, NumPy and torch, behind one set of names (the array API standard): a `Device` gives the
-namespace, and code written with it runs on either. Moments and their algebra are NumPy's, in float64.
+namespace, and code written with it runs on either. Moments are summed on the device, in float64; the algebra
+on them is NumPy's.
 """
 
 from __future__ import annotations
@@ -168,14 +169,20 @@ def require_finite(name: str, x: NDArray[Any], rows: Sequence[int] | Indices) ->
         )
 
 
-def add_gram(total: Floats, x: Floats) -> Floats:
-    """Return ``total + xᵀx``, upper triangle only, in place where `total` is Fortran-ordered."""
+def add_gram(total: Any, x: Any) -> Any:
+    """Return ``total + xᵀx``, upper triangle only, in place where `total` is Fortran-ordered or torch's."""
+    if not isinstance(x, np.ndarray):
+        total += (x.T @ x).triu()
+        return total
     result: Floats = blas.dsyrk(1.0, x.T, beta=1.0, c=total, overwrite_c=1)
     return result
 
 
-def add_product(total: Floats, x: Floats, y: Floats) -> Floats:
-    """Return ``total + xᵀy``, in place where `total` is Fortran-ordered."""
+def add_product(total: Any, x: Any, y: Any) -> Any:
+    """Return ``total + xᵀy``, in place where `total` is Fortran-ordered or torch's."""
+    if not isinstance(x, np.ndarray):
+        total += x.T @ y
+        return total
     result: Floats = blas.dgemm(1.0, x.T, y.T, trans_b=1, beta=1.0, c=total, overwrite_c=1)
     return result
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from critmass.arrays import (
     BLOCK_ROWS,
+    CPU,
+    Device,
     Floats,
     Matrix,
     add_gram,
@@ -132,6 +134,7 @@ def accumulate(
     shift: Floats | None = None,
     fourth: bool = False,
     roles: NDArray[np.intp] | None = None,
+    device: Device = CPU,
     name: str = "rows",
     progress: Callable[[int], None] | None = None,
 ) -> list[Moments]:
@@ -150,6 +153,8 @@ def accumulate(
         Also the sums for debiased CKA (they triple the pass); unweighted.
     roles : array of shape (n_samples,), optional
         Rows with role i go to the i-th moments returned; by default one role for all.
+    device : Device
+        Where the products run.
     name : str
         What the rows are called in errors.
     progress : callable, optional
@@ -164,7 +169,7 @@ def accumulate(
     shift = shift_of(x) if shift is None else shift
     n_targets = 0 if targets is None else targets(slice(0, 0)).shape[1]
     n_roles = 1 if roles is None else int(roles.max()) + 1
-    totals = [_Totals(d, n_targets, fourth=fourth) for _ in range(n_roles)]
+    totals = [_Totals(d, n_targets, device, fourth=fourth) for _ in range(n_roles)]
     for rows, shifted in blocks(x, name, shift=shift):
         target = None if targets is None else targets(rows)
         weight = None if weights is None else weights[rows]
@@ -181,26 +186,29 @@ def accumulate(
 
 
 class _Totals:
-    """Sums in the making: Fortran-ordered, so that BLAS adds to them in place; upper triangles only."""
+    """Sums in the making, on a device; with NumPy Fortran-ordered, so that BLAS adds to them in place."""
 
-    def __init__(self, d: int, n_targets: int, *, fourth: bool) -> None:
-        self.n_rows, self.weight = 0, 0.0
-        self.sum, self.target_sum = np.zeros(d), np.zeros(n_targets)
-        self.gram = np.zeros((d, d), order="F")
-        self.cross = np.zeros((d, n_targets), order="F")
-        self.squares = np.zeros((d, d), order="F") if fourth else None
-        self.mixed = np.zeros((d, d), order="F") if fourth else None
+    def __init__(self, d: int, n_targets: int, device: Device, *, fourth: bool) -> None:
+        self.n_rows, self.weight, self.device = 0, 0.0, device
+        self.sum, self.target_sum = device.put(np.zeros(d)), device.put(np.zeros(n_targets))
+        self.gram = device.put(np.zeros((d, d), order="F"))
+        self.cross = device.put(np.zeros((d, n_targets), order="F"))
+        self.squares = device.put(np.zeros((d, d), order="F")) if fourth else None
+        self.mixed = device.put(np.zeros((d, d), order="F")) if fourth else None
 
     def add(self, x: Floats, targets: Floats | None, weights: Floats | None) -> None:
         if len(x) == 0:
             return
-        heavy = x if weights is None else np.sqrt(weights)[:, None] * x
         self.n_rows += len(x)
         self.weight += len(x) if weights is None else float(weights.sum())
-        self.sum += x.sum(axis=0) if weights is None else weights @ x
-        self.gram = add_gram(self.gram, heavy)
-        if targets is not None:
-            scaled = targets if weights is None else weights[:, None] * targets
+        heavy = x if weights is None else np.sqrt(weights)[:, None] * x
+        scaled = targets if targets is None or weights is None else weights[:, None] * targets
+        same = heavy is x
+        x = self.device.put(x)
+        self.sum += x.sum(axis=0) if weights is None else self.device.put(weights) @ x
+        self.gram = add_gram(self.gram, x if same else self.device.put(heavy))
+        if scaled is not None:
+            scaled = self.device.put(scaled)
             self.target_sum += scaled.sum(axis=0)
             self.cross = add_product(self.cross, x, scaled)
         if self.squares is not None and self.mixed is not None:
@@ -209,14 +217,15 @@ class _Totals:
             self.mixed = add_product(self.mixed, x, squared)
 
     def moments(self, shift: Floats) -> Moments:
+        get = self.device.get
         return Moments(
             shift=shift,
             n_rows=self.n_rows,
             weight=self.weight,
-            sum=self.sum,
-            gram=symmetric(self.gram),
-            target_sum=self.target_sum,
-            cross=self.cross,
-            squares=None if self.squares is None else symmetric(self.squares),
-            mixed=self.mixed,
+            sum=get(self.sum),
+            gram=symmetric(get(self.gram)),
+            target_sum=get(self.target_sum),
+            cross=get(self.cross),
+            squares=None if self.squares is None else symmetric(get(self.squares)),
+            mixed=None if self.mixed is None else get(self.mixed),
         )

@@ -168,7 +168,7 @@ class CKA:
     ) -> Mapping[str, Measurement]:
         """Measure all sizes from moments; intervals from a delete-a-group jackknife."""
         return {
-            split: self._on_moments(features.splits[split].x, f"X of {split!r}", parts, sizes, run.progress)
+            split: self._on_moments(features.splits[split].x, f"X of {split!r}", parts, sizes, run)
             for split in features.tests
         }
 
@@ -185,23 +185,22 @@ class CKA:
             for split in features.tests
         }
 
-    def _on_moments(
-        self, x: Matrix, name: str, parts: Parts, sizes: Indices, progress: Progress
-    ) -> Measurement:
+    def _on_moments(self, x: Matrix, name: str, parts: Parts, sizes: Indices, run: Run) -> Measurement:
         if self.estimator == "minibatch":
             scores = prefixes(kernel(x, self.estimator, name=name), parts.orders, sizes)
             return _measurement(scores, None)
         n, fourth = x.shape[0], self.estimator == "debiased"
         _check_rows(name, n, self.estimator)
         groups = _jackknife_groups(n)
-        total = accumulate(x, fourth=fourth, name=name)[0]
+        total = accumulate(x, fourth=fourth, device=run.device, name=name)[0]
         scores = prefixes(_kernel(total, self.estimator), parts.orders, sizes)
         without = np.empty((groups, *scores.shape))
         for group in range(groups):
-            progress("CKA intervals", group, groups)
-            part = accumulate(np.asarray(x[np.arange(group, n, groups)]), fourth=fourth, shift=total.shift)[0]
+            run.progress("CKA intervals", group, groups)
+            rows = np.asarray(x[np.arange(group, n, groups)])
+            part = accumulate(rows, fourth=fourth, shift=total.shift, device=run.device)[0]
             without[group] = prefixes(_kernel(total - part, self.estimator), parts.orders, sizes)
-        progress("CKA intervals", groups, groups)
+        run.progress("CKA intervals", groups, groups)
         return _measurement(scores, without)
 
     def _on_rows(self, x: Matrix, name: str, parts: Parts, sizes: Indices, progress: Progress) -> Measurement:

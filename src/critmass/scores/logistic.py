@@ -124,6 +124,7 @@ class Logistic:
             train.x,
             weights=weights,
             roles=roles,
+            device=run.device,
             name="X of 'train'",
             progress=counted(run.progress, "moments", train.x.shape[0]),
         )

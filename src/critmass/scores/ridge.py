@@ -96,6 +96,7 @@ class Ridge:
             targets=targets_of(features, train),
             weights=row_weights(features, train, self.class_weight),
             roles=roles,
+            device=run.device,
             name="X of 'train'",
             progress=counted(progress, "moments", train.x.shape[0]),
         )
