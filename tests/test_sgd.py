@@ -364,7 +364,7 @@ def test_the_number_of_threads_is_no_matter_to_the_last_bit(small_digits, monkey
     parts, sizes = make_parts("random", 64, repeats=3), [4, 30, 50, 64]
     found = []
     for count in (1, 3):
-        monkeypatch.setattr("critmass.scores.sgd_solvers.threads", lambda count=count: count)
+        monkeypatch.setattr("critmass.arrays.threads", lambda count=count: count)
         found.append(probes(SGD(epochs=2), small_digits, parts, sizes))
     assert all(found[0][key].tobytes() == found[1][key].tobytes() for key in found[0])
 
