@@ -86,7 +86,9 @@ def draw() -> None:
         .properties(width=230, height=180)
         .facet(alt.Facet("what:N", sort=list(GRID), title=None), columns=2)
         .resolve_scale(x="independent")
-        .properties(title=f"paper's sizes; where not on the axis: {base}; ridge 8 λ, logistic one λ, sgd 10 epochs")
+        .properties(
+            title=f"paper's sizes; where not on the axis: {base}; ridge 8 λ, logistic one λ, sgd 10 epochs"
+        )
     )
     import vl_convert
 
