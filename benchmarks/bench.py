@@ -335,7 +335,7 @@ def main() -> None:
     lines = [
         "# Benchmark results",
         "",
-        "Written by `make bench`; not edited by hand. All ratios are from one run, ours and theirs taking turns.",
+        "Written by `make bench`; not edited by hand. Each ratio is from one run, ours and theirs taking turns.",
         "",
         f"Features: {bench.fs.name}, {shape}, {bench.fs.splits['train'].x.dtype}. "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {versions}.",
