@@ -126,6 +126,17 @@ def shift_of(x: Matrix) -> Floats:
     return mean
 
 
+def mean_and_variance(x: Matrix, name: str, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the weighted mean and variance of each neuron, shape (n_neurons,) each, in one pass."""
+    shift, total, squares = shift_of(x), np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for rows, block in blocks(x, name, shift=shift):
+        # Not by BLAS, whose bits here depend on the number of threads.
+        total += np.einsum("n,nd->d", weights[rows], block)
+        squares += np.einsum("n,nd->d", weights[rows], np.square(block, out=block))
+    mean = total / weights.sum()
+    return shift + mean, np.maximum(squares / weights.sum() - mean**2, 0.0)
+
+
 def accumulate(
     x: Matrix,
     *,
@@ -201,14 +212,12 @@ class _Totals:
             return
         self.n_rows += len(x)
         self.weight += len(x) if weights is None else float(weights.sum())
-        heavy = x if weights is None else np.sqrt(weights)[:, None] * x
-        scaled = targets if targets is None or weights is None else weights[:, None] * targets
-        same = heavy is x
-        x = self.device.put(x)
-        self.sum += x.sum(axis=0) if weights is None else self.device.put(weights) @ x
-        self.gram = add_gram(self.gram, x if same else self.device.put(heavy))
-        if scaled is not None:
-            scaled = self.device.put(scaled)
+        put = self.device.put
+        x = put(x)
+        self.sum += x.sum(axis=0) if weights is None else put(weights) @ x
+        self.gram = add_gram(self.gram, x if weights is None else put(np.sqrt(weights)[:, None]) * x)
+        if targets is not None:
+            scaled = put(targets if weights is None else weights[:, None] * targets)
             self.target_sum += scaled.sum(axis=0)
             self.cross = add_product(self.cross, x, scaled)
         if self.squares is not None and self.mixed is not None:

@@ -296,7 +296,7 @@ class Fitter:
             run=run,
         )
 
-    @property
+    @functools.cached_property
     def places(self) -> dict[tuple[int, int], tuple[int, int]]:
         """Where each probe's entry is in an array of shape (n_repeats, n_sizes), by (repeat, size)."""
         last, repeats = len(self.sizes) - 1, self.parts.repeats

@@ -21,7 +21,7 @@ import numpy as np
 
 from critmass.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks, threads
 from critmass.errors import InputError, unknown
-from critmass.moments import scale_of, shift_of
+from critmass.moments import mean_and_variance, scale_of
 from critmass.parts import Parts
 from critmass.progress import counted
 from critmass.scores.base import Run
@@ -122,7 +122,7 @@ class Search:
         if distance == "cosine" and not standardise:
             zeros = np.zeros(x.shape[1])
             return cls(x, name, distance, zeros, zeros + 1, zeros)
-        mean, variance = _mean_and_variance(x, name, np.ones(x.shape[0]) if weights is None else weights)
+        mean, variance = mean_and_variance(x, name, np.ones(x.shape[0]) if weights is None else weights)
         scale = scale_of(variance, mean, x.shape[0]) if standardise else np.ones(x.shape[1])
         return cls(x, name, distance, mean, scale, variance / scale**2)
 
@@ -289,14 +289,3 @@ def _squares(xp: Any, x: Array) -> Array:
 def _inverse(xp: Any, x: Array) -> Array:
     """Return 1 / x, and 0 where x is 0."""
     return xp.where(x > 0, 1.0 / xp.where(x > 0, x, 1.0), 0.0)
-
-
-def _mean_and_variance(x: Matrix, name: str, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the weighted mean and variance of each neuron, in one pass."""
-    shift, total, squares = shift_of(x), np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    for rows, block in blocks(x, name, shift=shift):
-        # Not by BLAS, whose bits here depend on the number of threads.
-        total += np.einsum("n,nd->d", weights[rows], block)
-        squares += np.einsum("n,nd->d", weights[rows], np.square(block, out=block))
-    mean = total / weights.sum()
-    return shift + mean, np.maximum(squares / weights.sum() - mean**2, 0.0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from critmass import rng
 from critmass.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, blocks
-from critmass.moments import scale_of, shift_of
+from critmass.moments import mean_and_variance, scale_of
 from critmass.parts import Parts
 
 NARROW, SHARE = 64, 1 / 2
@@ -66,14 +66,8 @@ class Scaler:
 
     def fitted(self, x: Matrix, weights: Floats) -> Scaler:
         """Return the scaler that standardises these weighted rows; a constant neuron is only centred."""
-        shift = shift_of(x)
-        sums, squares = np.zeros((2, x.shape[1]))
-        for rows, block in blocks(x, "X of 'train'", shift=shift):
-            sums += weights[rows] @ block
-            squares += weights[rows] @ (block * block)
-        mean = sums / weights.sum()
-        variance = squares / weights.sum() - mean**2
-        return replace(self, mean=shift + mean, scale=scale_of(variance, shift + mean, x.shape[0]))
+        mean, variance = mean_and_variance(x, "X of 'train'", weights)
+        return replace(self, mean=mean, scale=scale_of(variance, mean, x.shape[0]))
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return scaled rows, shape as they were."""
