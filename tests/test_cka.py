@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 import critmass as cm
-from critmass.parts import make_parts, resolve_sizes
+from critmass.parts import Bases, Orders, make_parts, resolve_sizes
+from critmass.scores import Run, make_score
 from critmass.scores import cka as module
 from critmass.testing import made_up
 
@@ -118,6 +119,76 @@ def test_pairs_of_any_parts():
         centred = x - x.mean(0)
         expected = [[naive(centred[:, a], centred[:, b]) for b in masks[:3]] for a in masks]
         np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+DENSE = ("pca", "pca-least", "random-projection", "random-projection-orthogonal", "random-projection-uniform")
+
+
+@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("estimator", NAIVE)
+def test_dense_bases_equal_the_formula_against_the_raw_whole(family, estimator):
+    x, y = made_up(n=160, d=9)
+    fs = cm.Features.from_arrays((x[:70], y[:70]), test=(x[70:], y[70:]))
+    score = "cka" if estimator == "debiased" else "cka-biased"
+    curve = cm.measure(fs, score=score, parts=family, sizes="all", repeats=2)
+    parts = make_parts(family, 9, repeats=2, train=fs.splits["train"])
+    test = x[70:] - x[70:].mean(0)
+    for row in curve.frame.iter_rows(named=True):
+        part = test @ parts.matrices[row["repeat"]][:, : row["size"]]
+        assert row["score"] == pytest.approx(NAIVE[estimator](part, test), abs=1e-9)
+    rotation = family.startswith("pca") or family.endswith("orthogonal")
+    assert (np.abs(curve.measurement.scores[:, -1] - 1) < 1e-12).all() == rotation
+    assert curve.whole == 1.0
+
+
+def test_dense_minibatch_is_of_the_same_batches():
+    x, y = made_up(n=700, d=5)
+    fs = cm.Features.from_arrays((x, y), test=(x, y))
+    curve = cm.measure(fs, score="cka-minibatch", parts="random-projection", sizes="all", repeats=2)
+    parts = make_parts("random-projection", 5, repeats=2)
+    for row in curve.frame.iter_rows(named=True):
+        sums = np.zeros(3)
+        for rows in (x[:350], x[350:]):
+            part = rows @ parts.matrices[row["repeat"]][:, : row["size"]]
+            k, m = part @ part.T, rows @ rows.T
+            sums += [naive_hsic_debiased(k, m), naive_hsic_debiased(k, k), naive_hsic_debiased(m, m)]
+        assert row["score"] == pytest.approx(sums[0] / np.sqrt(sums[1] * sums[2]), abs=1e-9)
+
+
+def test_components_of_real_features(real_features):
+    train, test = real_features.splits["train"], real_features.splits["test"]
+    few = np.asarray(test.x[:300], dtype=np.float64)[:, :400]
+    fs = cm.Features.from_arrays(np.asarray(train.x[:])[:, :400], test=few.astype(np.float32))
+    parts = make_parts("pca", 400, train=fs.splits["train"])
+    for score, naive in (("cka-biased", naive_biased), ("cka", naive_debiased)):
+        curve = cm.measure(fs, score=score, parts="pca", sizes=[1, 10, 100])
+        for size, found in zip(curve.sizes, curve.measurement.scores[0], strict=True):
+            part = (few - few.mean(0)) @ parts.matrices[0][:, :size]
+            assert found == pytest.approx(naive(part, few - few.mean(0)), abs=1e-8)
+        assert curve.measurement.scores[0, -1] == pytest.approx(1, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 10**6), score=st.sampled_from(["cka", "cka-biased", "cka-minibatch", "ridge", "knn"])
+)
+def test_a_permutation_as_a_matrix_and_turned_signs_change_nothing(seed, score):
+    generator = np.random.default_rng(seed)
+    x, y = made_up(n=120, d=6, seed=seed)
+    y[:3], y[60:63] = np.arange(3), np.arange(3)
+    fs = cm.Features.from_arrays((x[:60], y[:60]), test=(x[60:], y[60:]))
+    orders = np.stack([generator.permutation(6) for _ in range(2)])
+    matrices = np.stack([np.eye(6)[:, order] for order in orders])
+    signs = generator.choice([-1.0, 1.0], size=(2, 1, 6))
+    made, sizes = make_score(score, {"regularisation": 1.0} if score == "ridge" else {}), np.array([1, 3, 6])
+    kinds = [Orders("o", orders), Bases.of("b", matrices), Bases.of("s", matrices * signs)]
+    way = made.from_moments if hasattr(made, "from_moments") else made.from_rows
+    one, *others = (way(fs, parts, sizes, Run())["test"] for parts in kinds)
+    for other in others:
+        np.testing.assert_allclose(other.scores, one.scores, atol=1e-9)
+        assert other.whole == one.whole
+        if one.covariance is not None:
+            np.testing.assert_allclose(other.covariance, one.covariance, atol=1e-8)
 
 
 def test_jackknife_units_are_scores_without_a_group():

@@ -10,8 +10,8 @@ import pytest
 
 CODE = """
 import sys, critmass as cm
-for score in ("ridge", "cka"):
-    cm.measure(sys.argv[1], score=score, sizes="paper", repeats=3, out=sys.argv[2])
+for score, parts in (("ridge", "random"), ("cka", "random"), ("ridge", "pca"), ("cka", "pca")):
+    cm.measure(sys.argv[1], score=score, parts=parts, sizes="paper", repeats=3, out=sys.argv[2])
 """
 
 
@@ -22,7 +22,7 @@ def test_results_do_not_depend_on_threads(real_store, tmp_path):
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads}
         subprocess.run([sys.executable, "-c", CODE, real_store, out], env=environment, check=True)
         written.append({path.name: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()})
-    assert len(written[0]) == 3
+    assert len(written[0]) == 5
     assert written[0] == written[1]
 
 

@@ -42,7 +42,7 @@ def fitted(features, penalty, *, sizes, repeats=1, score=None, run=RUN, weights=
         run=run,
         each=lambda work, items: [work(item) for item in items],
     )
-    penalties = np.full((repeats, len(counts)), penalty)
+    penalties = np.full((repeats + 1, len(counts)), penalty)
     return fitter, fitter.fit(penalties, None, score.tolerance, "fitting")
 
 
@@ -290,3 +290,28 @@ def test_the_gradient_vanishes_at_the_solution(seed, penalty, classes):
     start = (np.eye(classes)[y] - 1 / classes).T @ a[:, part]
     assert np.linalg.norm(gradient) < 1e-4 * np.linalg.norm(start)
     assert np.abs(error.sum(axis=0)).max() < 1e-3 * len(y)
+
+
+@pytest.mark.parametrize("family", ["pca", "random-projection"])
+def test_dense_bases_equal_sklearn_on_the_projected_rows(digits, family):
+    x, y, xt, yt = standardised(digits)
+    parts = make_parts(family, 64, repeats=2, train=digits.splits["train"], standardise=True)
+    curve = cm.measure(digits, score="logistic", parts=family, sizes=[12], regularisation=5.0, repeats=2)
+    for repeat, basis in enumerate(parts.matrices):
+        for place, size in enumerate((12, 64)):
+            model = LogisticRegression(C=1 / 5.0, tol=1e-6, max_iter=5000).fit(x @ basis[:, :size], y)
+            expected = model.score(xt @ basis[:, :size], yt)
+            assert curve.measurement.scores[repeat, place] == pytest.approx(expected, abs=1.5 / len(yt))
+    model = LogisticRegression(C=1 / 5.0, tol=1e-6, max_iter=5000).fit(x, y)
+    assert curve.whole == pytest.approx(model.score(xt, yt), abs=1.5 / len(yt))
+
+
+def test_a_rotation_of_the_whole_chooses_and_scores_as_the_whole(digits):
+    curve = cm.measure(digits, score="logistic", parts="pca", sizes=[10])
+    whole = cm.measure(digits, score="logistic", parts="first", sizes=[10])
+    assert curve.whole == whole.whole
+    rows = digits.splits["test"].x.shape[0]
+    assert curve.measurement.scores[0, -1] == pytest.approx(whole.whole, abs=1.5 / rows)
+    assert curve.measurement.chosen["regularisation"][0, -1] == pytest.approx(
+        whole.measurement.chosen["regularisation"][0, -1]
+    )

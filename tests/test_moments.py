@@ -130,3 +130,10 @@ def test_torch_sums_what_numpy_sums():
             mine, theirs = getattr(one, entry.name), getattr(other, entry.name)
             if mine is not None:
                 np.testing.assert_allclose(theirs, mine, rtol=1e-10)
+
+
+def test_a_neuron_constant_over_these_rows_has_scale_one_whatever_the_shift():
+    x = np.zeros((300, 3))
+    x[:, 1] = np.linspace(-1e-6, 1e-6, 300)
+    moments = accumulate(x, shift=np.array([0.0123, 0.0, 1e5 / 3]))[0]
+    np.testing.assert_allclose(moments.scale, [1.0, x[:, 1].std(), 1.0], rtol=1e-9)

@@ -35,8 +35,8 @@ def found(x, queries, k, *, distance="cosine", parts=None, sizes=(), standardise
     """Return the k nearest rows of all queries and their distances, (n_parts, n_queries, k) each."""
     d = x.shape[1]
     parts = make_parts("first", d) if parts is None else parts
-    search = Search.of(x, "x", distance, standardise=standardise)
-    near = list(search.run(queries, "queries", k, parts, resolve_sizes(list(sizes), d), Run(**run)))
+    search = Search.of(x, "x", distance, parts, resolve_sizes(list(sizes), d), standardise=standardise)
+    near = list(search.run(queries, "queries", k, Run(**run)))
     return tuple(np.concatenate([getattr(n, kind) for n in near], axis=1) for kind in ("rows", "distances"))
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
+from critmass.arrays import CPU
 from critmass.moments import accumulate
 from critmass.parts import make_parts, resolve_sizes
-from critmass.scores.ridge import PENALTIES
+from critmass.progress import silent
+from critmass.scores.base import Run
+from critmass.scores.ridge import PENALTIES, Ridge
 from critmass.scores.ridge_solvers import Coefficients, Job, Problem, Sweep, coefficients, targets_of
 from critmass.testing import made_up
 
@@ -41,11 +46,9 @@ def test_every_paper_size_and_repeat_equals_sklearn_on_real_features(real_featur
     sizes = resolve_sizes("paper", 1280)
     agree, rows = 0, 0
     for order in make_parts("random", 1280, repeats=2 if penalty == 100.0 else 1).orders:
-        job = Job(order, sizes, penalty, 0, np.arange(len(sizes)))
-        found = coefficients(problem, job)
-        ways = [
-            way.outputs(raw, problem) for way in (Coefficients.fit(problem, [job]), Sweep.fit(problem, job))
-        ]
+        job = Job(problem, order, sizes, penalty, 0, np.arange(len(sizes)))
+        found = coefficients(job)
+        ways = [way.outputs(raw) for way in (Coefficients.fit([job]), Sweep.fit(job))]
         for size, weights, (*_, explicit), (*_, swept) in zip(sizes, found, *ways, strict=True):
             part = order[:size]
             model = RidgeClassifier(alpha=penalty, solver="cholesky").fit(x[:, part], y)
@@ -88,8 +91,8 @@ def test_regression_equals_sklearn():
     a, ya, b, yb = standardised(fs)
     problem = problem_of(fs)
     for repeat, order in enumerate(curve.parts.orders):
-        job = Job(order, np.arange(1, 17), 5.0, 0, np.arange(16))
-        for size, weights in zip(job.sizes, coefficients(problem, job), strict=True):
+        job = Job(problem, order, np.arange(1, 17), 5.0, 0, np.arange(16))
+        for size, weights in zip(job.sizes, coefficients(job), strict=True):
             model = SklearnRidge(alpha=5.0).fit(a[:, order[:size]], ya)
             np.testing.assert_allclose(weights[order[:size], 0], model.coef_, rtol=1e-7)
             expected = r2_score(yb, model.predict(b[:, order[:size]]))
@@ -258,3 +261,104 @@ def test_a_class_with_one_row_and_unseen_rows_to_choose_on():
     with pytest.raises(cm.InputError, match="fix the regularisation"):
         cm.measure(two, sizes=[2])
     assert cm.measure(two, sizes=[2], regularisation=1.0).whole >= 0
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("sizes", ["all", [1, 7]])
+def test_components_equal_sklearns_pipeline(classes, sizes):
+    x, y = made_up(n=300, d=24, classes=classes)
+    fs = cm.Features.from_arrays((x[:200], y[:200]), test=(x[200:], y[200:]))
+    curve = cm.measure(fs, parts="pca", regularisation=3.0, sizes=sizes)
+    for row in curve.frame.iter_rows(named=True):
+        model = make_pipeline(
+            StandardScaler(), PCA(row["size"], svd_solver="full"), RidgeClassifier(alpha=3.0)
+        )
+        assert row["score"] == pytest.approx(model.fit(x[:200], y[:200]).score(x[200:], y[200:]))
+    assert curve.measurement.scores[0, -1] == curve.whole
+
+
+def test_least_components_of_targets_equal_sklearn():
+    x, _ = made_up(n=300, d=10)
+    y = (x - x.mean(0)) / x.std(0) @ np.arange(1, 11) + np.random.default_rng(0).normal(size=300)
+    fs = cm.Features.from_arrays((x[:200], y[:200]), test=(x[200:], y[200:]), task="regression")
+    curve = cm.measure(fs, parts="pca-least", regularisation=5.0, sizes="all")
+    a, ya, b, yb = standardised(fs)
+    components = PCA().fit(a).components_[::-1]
+    for row in curve.frame.iter_rows(named=True):
+        part = components[: row["size"]].T
+        model = SklearnRidge(alpha=5.0).fit(a @ part, ya)
+        assert row["score"] == pytest.approx(r2_score(yb, model.predict(b @ part)), abs=1e-9)
+
+
+@pytest.mark.parametrize("sizes", ["all", [20, 300]])
+def test_components_of_real_features_equal_sklearns_pipeline(real_features, sizes):
+    curve = cm.measure(real_features, parts="pca", regularisation=100.0, sizes=sizes)
+    a, ya, b, yb = standardised(real_features)
+    turn = PCA(svd_solver="full").fit(a)
+    a, b = turn.transform(a), turn.transform(b)
+    for size in (1, 20, 300, 1280):
+        if size in curve.sizes:
+            expected = RidgeClassifier(alpha=100.0).fit(a[:, :size], ya).score(b[:, :size], yb)
+            found = curve.measurement.scores[0, list(curve.sizes).index(size)]
+            assert found == pytest.approx(expected, abs=1.5 / len(yb))
+    assert curve.measurement.scores[0, -1] == pytest.approx(curve.whole, abs=0.5 / len(yb))
+
+
+@pytest.mark.parametrize("family", ["pca", "random-projection", "random-projection-uniform"])
+def test_a_chosen_penalty_of_a_basis_equals_the_naive_loop(family):
+    x, y = made_up(n=400, d=12)
+    splits = {"train": slice(0, 150), "validation": slice(150, 250), "test": slice(250, 400)}
+    fs = cm.Features.from_arrays(**{name: (x[rows], y[rows]) for name, rows in splits.items()})
+    curve = cm.measure(fs, parts=family, sizes=[3, 7], repeats=2)
+    bases = make_parts(family, 12, repeats=2, train=fs.splits["train"], standardise=True).matrices
+    scaler = StandardScaler().fit(x[splits["train"]])
+    rows = {name: scaler.transform(x[where]) for name, where in splits.items()}
+    for row in curve.frame.iter_rows(named=True):
+        basis = bases[row["repeat"]]
+        # λ of penalty 1: the mean of the sums of squares of the basis's columns.
+        unit = ((rows["train"] @ basis) ** 2).sum() / 12
+        part = {name: values @ basis[:, : row["size"]] for name, values in rows.items()}
+        models = [RidgeClassifier(alpha=p * unit).fit(part["train"], y[splits["train"]]) for p in PENALTIES]
+        scores = [model.score(part["validation"], y[splits["validation"]]) for model in models]
+        chosen = max(range(len(models)), key=lambda i: (scores[i], i))
+        assert row["regularisation"] == pytest.approx(PENALTIES[chosen] * unit)
+        assert row["score"] == pytest.approx(models[chosen].score(part["test"], y[splits["test"]]))
+
+
+def test_a_rotation_of_the_whole_chooses_and_scores_as_the_whole(digits):
+    curve = cm.measure(digits, parts="random-projection-orthogonal", sizes=[10], repeats=3)
+    whole = cm.measure(digits, parts="first", sizes=[10])
+    assert curve.whole == whole.whole
+    assert (curve.measurement.scores[:, -1] == whole.whole).all()
+    expected = whole.measurement.chosen["regularisation"][0, -1]
+    assert curve.measurement.chosen["regularisation"][:, -1] == pytest.approx(expected)
+    # The difference of the part of size d and the whole varies over rows not at all.
+    last = curve.measurement.covariance[-1]
+    np.testing.assert_allclose(last, last[-1, -1], atol=1e-12)
+
+
+def test_the_interval_of_a_projection_is_that_of_credits_row_by_row(digits):
+    a, ya, b, yb = standardised(digits)
+    curve = cm.measure(digits, parts="random-projection", regularisation=10.0, sizes=[8], repeats=2)
+    bases = make_parts("random-projection", 64, repeats=2).matrices
+    right = [RidgeClassifier(alpha=10.0).fit(a @ m, ya).predict(b @ m) == yb for m in bases[:, :, :8]]
+    right.append(RidgeClassifier(alpha=10.0).fit(a, ya).predict(b) == yb)
+    np.testing.assert_allclose(curve.measurement.covariance[0], np.cov(np.array(right, float)), atol=1e-9)
+
+
+def test_neurons_that_speak_up_in_rows_set_aside_only_are_constant_for_the_others():
+    """Their shift is not 0, and over the rows that are fitted on its rounding error is no variance."""
+    x, y = made_up(n=160, d=60, dtype=np.float32)
+    fs = cm.Features.from_arrays((x, y))
+    rare = np.array(fs.splits["train"].x[:])
+    rare[:, 30:] = 0.0
+    rare[fs.validation_rows(0)[:20], np.arange(30, 50)] = np.linspace(1e-3, 9.0, 20)
+    fs = cm.Features.from_arrays(
+        (rare, fs.splits["train"].y), test=(fs.splits["test"].x[:], fs.splits["test"].y)
+    )
+    parts, sizes = make_parts("random", 60, repeats=2), np.array([20, 45, 60])
+    run = Run(0, CPU, 2**33, silent)
+    ways = (Ridge().from_moments(fs, parts, sizes, run), Ridge().from_rows(fs, parts, sizes, run))
+    first, second = (way["test"] for way in ways)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    np.testing.assert_allclose(first.chosen["regularisation"], second.chosen["regularisation"], rtol=1e-6)

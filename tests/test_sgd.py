@@ -349,8 +349,8 @@ def test_rows_read_as_needed_give_the_same_bits(tmp_path, standardise, select, d
     score = SGD(epochs=5, batch_size=64, standardise=standardise, select=select)
     tight = Run(memory=score.memory(stored, parts, sizes)["rows"] + 1)
     train = stored.splits["train"]
-    assert score._sources(stored, train, Run(), 0.0)[0].held is not None
-    assert score._sources(stored, train, tight, tight.memory - 1)[0].held is None
+    assert score._sources(stored, train, parts, Run(), 0.0)[0].held is not None
+    assert score._sources(stored, train, parts, tight, tight.memory - 1)[0].held is None
     one, other = probes(score, features, parts, sizes), probes(score, stored, parts, sizes, tight)
     assert all(one[key].tobytes() == other[key].tobytes() for key in one)
     scores = [
@@ -424,3 +424,23 @@ def test_settings_reach_it_by_name(small_digits):
     )
     assert curve.spec["settings"]["epochs"] == 2
     assert curve.frame["epoch"].to_list() == [2, 2]
+
+
+def test_heads_of_a_basis_are_those_that_torch_trains_on_its_columns(small_digits):
+    score = SGD(epochs=4, standardise=True)
+    train, sizes = small_digits.splits["train"], np.array([3, 20, 64])
+    parts = make_parts("random-projection", 64, repeats=2)
+    x = np.asarray(train.x[:], dtype=np.float64)
+    scale = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.where(scale == 0, 1.0, scale)
+    heads = trained(score, small_digits, parts, sizes)
+    found = 0
+    for head in heads.heads:
+        basis = np.eye(64) if head.repeat == WHOLE else parts.matrices[head.repeat]
+        for size, ours in zip(sizes[head.columns], head.probes(), strict=True):
+            start, columns = initial(0, head.repeat, int(size), 10), x @ basis[:, :size]
+            view = columns.astype(np.asarray(train.x[:1]).dtype)
+            expected = torch_head(score, [view], train.y, np.ones(len(view)), start)
+            np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
+            found += 1
+    assert found == 2 * 3 + 1

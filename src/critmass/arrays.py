@@ -36,6 +36,9 @@ Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 BLOCK_ROWS = 2048
 """Rows of a reduction block. Part of the result's bits: change it only with the result version."""
 
+PIECE = 128
+"""Columns of a product that are computed together, on one thread. Part of the result's bits."""
+
 SCORED_ROWS = 1024
 """Rows scored at once: few enough that the predictions for all sizes and repeats stay small."""
 
@@ -179,12 +182,24 @@ def add_gram(total: Any, x: Any) -> Any:
 
 
 def add_product(total: Any, x: Any, y: Any) -> Any:
-    """Return ``total + xᵀy``, in place where `total` is Fortran-ordered or torch's."""
+    """Return ``total + xᵀy``, in place where `total` is Fortran-ordered or torch's.
+
+    With NumPy to the same bits on any number of threads: a threaded product is cut where their number says,
+    and its bits with it; so it is cut at fixed places here, and each piece is multiplied on one thread.
+    """
     if not isinstance(x, np.ndarray):
         total += x.T @ y
         return total
-    result: Floats = blas.dgemm(1.0, x.T, y.T, trans_b=1, beta=1.0, c=total, overwrite_c=1)
-    return result
+    total = np.asfortranarray(total)
+
+    def piece(start: int) -> None:
+        columns = slice(start, start + PIECE)
+        # In place: these columns of a Fortran-ordered array are contiguous.
+        blas.dgemm(1.0, x.T, y[:, columns], beta=1.0, c=total[:, columns], overwrite_c=1)
+
+    with at_once(CPU) as each:
+        each(piece, range(0, y.shape[1], PIECE))
+    return total
 
 
 def symmetric(upper: Floats) -> Floats:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from critmass import results
@@ -22,13 +23,13 @@ from critmass.curve import Curve
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features
 from critmass.files import check_writable
-from critmass.parts import EXPLICIT, FAMILIES, Parts, Seeding, make_parts, resolve_sizes
+from critmass.parts import Parts, Seeding, described, make_parts, recorded
 from critmass.progress import Progress, silent
 from critmass.redundancy import require_something_learned
 from critmass.scores import MomentScore, Run, Score, make_score
 from critmass.scores.base import resolve_metric, settings_of
 from critmass.scores.custom import Custom
-from critmass.specs import MeasureSpec, content_id, validated
+from critmass.specs import MeasureSpec, validated
 
 MEMORY_GIB = 8.0
 
@@ -49,6 +50,7 @@ def measure(
     device: str = "cpu",
     out: str | os.PathLike[str] | None = None,
     existing: Literal["reuse", "replace"] = "reuse",
+    table: bool = True,
     memory_gib: float = MEMORY_GIB,
     progress: Progress | None = None,
 ) -> Curve:
@@ -62,15 +64,20 @@ def measure(
         A name (`critmass list scores`); a Score made with settings of its own; or a function of two
         splits, ``score(train, test)``: see scores/custom.py. A function's results are never reused
         from `out`, as its code may have changed under the same name.
-    parts : str or array of shape (n_neurons,) or (n_repeats, n_neurons)
-        "random", "first", or an explicit order of all neurons.
+    parts : str or array
+        A family (`critmass list parts`): "random", "first", "pca", "random-projection", "variance", ...; an
+        explicit order of all neurons, shape (n_neurons,) or (n_repeats, n_neurons); or masks, booleans of
+        shape (n_sizes, n_neurons) or (n_repeats, n_sizes, n_neurons), each row a part. What depends on the
+        data is fitted on the training rows. Where the score standardises, PCA and projections are of the
+        standardised columns, and their own columns are not standardised again.
     sizes : "paper", "all", or numbers
-        Integers are neurons, floats fractions. The whole layer is always measured.
+        Integers are neurons, floats fractions. The whole layer is always measured. Masks have sizes of their
+        own: leave it out.
     repeats : int
-        Orders to draw; families without chance run one.
+        Parts to draw of each size; families without chance run one.
     seed : int
-        For the orders, the rows that λ is chosen on, and the rows set aside for testing where a path
-        has no test split.
+        For the parts that are drawn, the rows that λ is chosen on, and the rows set aside for testing where
+        a path has no test split.
     seeding : "critmass" or "authors"
         "authors" draws the orders that the paper's code draws (seed 0: its seeds 1..5).
     metric : str, optional
@@ -89,6 +96,8 @@ def measure(
         Results folder. The finished cell is written there, and results.parquet brought up to date.
     existing : "reuse" or "replace"
         What to do where `out` holds the answer to this very question.
+    table : bool
+        Whether to bring results.parquet up to date, which reads every cell of `out`.
     memory_gib : float
         Refuse work whose matrices need more than this. Rows that fit are kept in memory.
     progress : callable (what, done, total), optional
@@ -123,8 +132,6 @@ def measure(
     if not chosen.label_free and features.task is None:
         allowed = "a score that needs no labels: cka, neighbour-overlap"
         raise InputError("score", chosen.name, allowed, "or give labels")
-    taken = make_parts(parts, features.n_neurons, repeats=repeats, seed=seed, seeding=seeding)
-    counts = resolve_sizes(sizes, features.n_neurons)
     asked = settings_of(chosen)
     if "metric" in asked:
         asked["metric"] = resolve_metric(asked["metric"], features.task)
@@ -132,11 +139,7 @@ def measure(
         MeasureSpec,
         features=features.fingerprint if out is not None else "",
         score=chosen.name,
-        parts=taken.family,
-        order=content_id(taken.orders.tolist()) if taken.family == EXPLICIT else None,
-        seeding=seeding if taken.family in FAMILIES and FAMILIES[taken.family].chance else "critmass",
-        sizes=tuple(counts.tolist()),
-        repeats=taken.repeats,
+        **described(parts, features.n_neurons, sizes=sizes, repeats=repeats, seeding=seeding),
         seed=seed,
         settings=asked,
     ).model_dump(mode="json")
@@ -145,13 +148,25 @@ def measure(
         path = results.cell_path(Path(out), spec)
         if existing == "reuse" and path.exists() and not isinstance(chosen, Custom):
             curve = dataclasses.replace(results.load_cell(path), features=features.name)
-            results.write_table(Path(out))
+            if table:
+                results.write_table(Path(out))
             return curve
     run = Run(seed, target, memory_gib * 2**30, progress or silent)
-    curve = _measured(features, chosen, taken, counts, spec, run)
+    taken = make_parts(
+        parts,
+        features.n_neurons,
+        repeats=repeats,
+        seed=seed,
+        seeding=seeding,
+        train=features.splits["train"],
+        standardise=bool(asked.get("standardise")),
+        memory=run.memory,
+    )
+    curve = _measured(features, chosen, taken, np.array(spec["sizes"]), spec, run)
     if out is not None:
         results.save_cell(Path(out), curve)
-        results.write_table(Path(out))
+        if table:
+            results.write_table(Path(out))
     return curve
 
 
@@ -177,7 +192,7 @@ def _all_settings(settings: Mapping[str, Any] | None, *named: Any) -> dict[str, 
 def _measured(
     features: Features, score: Score, parts: Parts, sizes: Indices, spec: dict[str, Any], run: Run
 ) -> Curve:
-    needed = score.memory(features, parts, sizes)
+    needed = {way: parts.memory + size for way, size in score.memory(features, parts, sizes).items()}
     if isinstance(score, MomentScore) and needed["moments"] <= run.memory:
         way = score.from_moments
     else:
@@ -192,7 +207,7 @@ def _measured(
         split="test",
         metric=spec["settings"].get("metric"),
         sizes=sizes,
-        parts=parts,
+        parts=recorded(parts),
         measurement=measured.pop("test"),
         classes=features.classes,
         groups=features.groups,

@@ -50,6 +50,8 @@ class Moments:
         Sum of w x tᵀ.
     squares, mixed : arrays of shape (n_neurons, n_neurons), or None
         Sums of (x∘x)(x∘x)ᵀ and of x (x∘x)ᵀ; only where debiased CKA asks for them.
+    squares_cross : array of shape (n_neurons, n_targets), or None
+        Sum of (x∘x) tᵀ; where it asks for them and there are targets.
     """
 
     shift: Floats
@@ -61,6 +63,7 @@ class Moments:
     cross: Floats
     squares: Floats | None = None
     mixed: Floats | None = None
+    squares_cross: Floats | None = None
 
     def __add__(self, other: Moments) -> Moments:
         return self._combined(other, np.add)
@@ -105,7 +108,18 @@ class Moments:
     @property
     def scale(self) -> Floats:
         """Weighted standard deviation of each neuron (divisor: the weight); 1 for a constant neuron."""
-        return scale_of(np.diag(self.scatter) / self.weight, self.mean, self.n_rows)
+        squares, mean = np.diag(self.gram) / self.weight, self.sum / self.weight
+        return scale_of(variance_of(squares, mean, self.n_rows), self.mean, self.n_rows)
+
+
+def variance_of(squares: Floats, mean: Floats, n_rows: int) -> Floats:
+    """Return the variance of each neuron from the means of its shifted values' squares and of these.
+
+    0 where rounding error accounts for what is left of the difference: a neuron that is constant over these
+    rows, such as one that speaks up in others only, has no variance to be scaled to 1.
+    """
+    variance = squares - mean**2
+    return np.where(variance <= n_rows * np.finfo(np.float64).eps * squares, 0.0, variance)
 
 
 def scale_of(variance: Floats, mean: Floats, n_rows: int) -> Floats:
@@ -134,7 +148,7 @@ def mean_and_variance(x: Matrix, name: str, weights: Floats) -> tuple[Floats, Fl
         total += np.einsum("n,nd->d", weights[rows], block)
         squares += np.einsum("n,nd->d", weights[rows], np.square(block, out=block))
     mean = total / weights.sum()
-    return shift + mean, np.maximum(squares / weights.sum() - mean**2, 0.0)
+    return shift + mean, variance_of(squares / weights.sum(), mean, x.shape[0])
 
 
 def accumulate(
@@ -206,6 +220,8 @@ class _Totals:
         self.cross = device.put(np.zeros((d, n_targets), order="F"))
         self.squares = device.put(np.zeros((d, d), order="F")) if fourth else None
         self.mixed = device.put(np.zeros((d, d), order="F")) if fourth else None
+        both = fourth and n_targets > 0
+        self.squares_cross = device.put(np.zeros((d, n_targets), order="F")) if both else None
 
     def add(self, x: Floats, targets: Floats | None, weights: Floats | None) -> None:
         if len(x) == 0:
@@ -216,14 +232,17 @@ class _Totals:
         x = put(x)
         self.sum += x.sum(axis=0) if weights is None else put(weights) @ x
         self.gram = add_gram(self.gram, x if weights is None else put(np.sqrt(weights)[:, None]) * x)
-        if targets is not None:
-            scaled = put(targets if weights is None else weights[:, None] * targets)
-            self.target_sum += scaled.sum(axis=0)
-            self.cross = add_product(self.cross, x, scaled)
+        squared = None
         if self.squares is not None and self.mixed is not None:
             squared = x * x
             self.squares = add_gram(self.squares, squared)
             self.mixed = add_product(self.mixed, x, squared)
+        if targets is not None:
+            scaled = put(targets if weights is None else weights[:, None] * targets)
+            self.target_sum += scaled.sum(axis=0)
+            self.cross = add_product(self.cross, x, scaled)
+            if self.squares_cross is not None:
+                self.squares_cross = add_product(self.squares_cross, squared, scaled)
 
     def moments(self, shift: Floats) -> Moments:
         get = self.device.get
@@ -237,4 +256,5 @@ class _Totals:
             cross=get(self.cross),
             squares=None if self.squares is None else symmetric(get(self.squares)),
             mixed=None if self.mixed is None else get(self.mixed),
+            squares_cross=None if self.squares_cross is None else get(self.squares_cross),
         )

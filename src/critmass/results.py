@@ -20,7 +20,7 @@ from safetensors.numpy import save as safetensors_bytes
 from critmass.curve import Curve
 from critmass.errors import StoreError, said
 from critmass.files import create_atomic, write_atomic
-from critmass.parts import Parts
+from critmass.parts import stored
 from critmass.scores.base import Measurement
 from critmass.specs import canonical_json, content_id
 from critmass.tensors import map_tensors, safetensors_label
@@ -34,8 +34,10 @@ _ARRAYS = (
     "covariance",
     "converged",
     "by_class",
+    "whole_by_class",
     "class_rows",
     "by_group",
+    "whole_by_group",
     "group_rows",
 )
 
@@ -47,7 +49,7 @@ def cell_path(folder: Path, spec: Mapping[str, Any]) -> Path:
 
 def save_cell(folder: Path, curve: Curve) -> Path:
     """Write a curve as a cell of the results in `folder`, whole or not at all."""
-    arrays: dict[str, NDArray[Any]] = {"sizes": curve.sizes, "orders": curve.parts.orders}
+    arrays: dict[str, NDArray[Any]] = {"sizes": curve.sizes, **curve.parts.arrays()}
     splits = {curve.split: curve.measurement, **curve.others}
     for index, measurement in enumerate(splits.values()):
         for key in _ARRAYS:
@@ -103,6 +105,10 @@ def load_cell(path: Path) -> Curve:
     measurements = {}
     for index, split in enumerate(header["splits"]):
         found = {key: arrays.get(f"{index}.{key}") for key in _ARRAYS}
+        for kind in ("class", "group"):
+            parts = found[f"by_{kind}"]
+            if parts is not None and found[f"whole_by_{kind}"] is None:  # of a cell older than the key
+                found[f"whole_by_{kind}"] = parts[0, -1]
         prefix = f"{index}.{CHOSEN}"
         measurements[split["name"]] = Measurement(
             whole=split["whole"],
@@ -111,13 +117,14 @@ def load_cell(path: Path) -> Curve:
             **found,  # type: ignore[arg-type]
         )
     first, *_ = measurements
+    sizes, repeats = arrays["sizes"], header["spec"]["repeats"]
     return Curve(
         features=header["features"],
         score=header["score"],
         split=first,
         metric=header["metric"],
-        sizes=arrays["sizes"],
-        parts=Parts(header["parts"], arrays["orders"]),
+        sizes=sizes,
+        parts=stored(header["parts"], arrays, repeats, int(sizes[-1])),
         measurement=measurements.pop(first),
         classes=None if header["classes"] is None else tuple(header["classes"]),
         groups=None if header["groups"] is None else tuple(header["groups"]),
@@ -141,22 +148,8 @@ def load_curves(folder: Path) -> list[Curve]:
 
 def table(curves: list[Curve]) -> pl.DataFrame:
     """Return one tidy table: a row for each curve, test split, size and repeat."""
-    frames = []
-    for curve in curves:
-        for split in (curve.split, *curve.others):
-            on = curve.on(split)
-            names = {
-                "features": curve.features,
-                "score_name": curve.score,
-                "metric": curve.metric,
-                "parts": curve.parts.family,
-                "split": split,
-                "cell": curve.id,
-            }
-            frames.append(
-                on.frame.select(*(pl.lit(v, pl.String).alias(k) for k, v in names.items()), pl.all())
-            )
-    return pl.concat(frames, how="diagonal")
+    splits = [curve.on(split) for curve in curves for split in (curve.split, *curve.others)]
+    return pl.concat([curve.named(curve.frame) for curve in splits], how="diagonal")
 
 
 def write_table(folder: Path) -> Path:

@@ -44,6 +44,8 @@ class Measurement:
         What each probe was fitted with, such as "regularisation": λ.
     by_class, by_group : arrays of shape (n_repeats, n_sizes, n_classes or n_groups), or None
         Score within each class (recall) or group; NaN where the split has no row of it.
+    whole_by_class, whole_by_group : arrays of shape (n_classes or n_groups,), or None
+        The same of the whole layer.
     class_rows, group_rows : arrays of shape (n_classes,), (n_groups,), or None
         Rows of the split in each.
     """
@@ -55,8 +57,10 @@ class Measurement:
     converged: np.ndarray
     chosen: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_class: Floats | None = None
+    whole_by_class: Floats | None = None
     class_rows: Indices | None = None
     by_group: Floats | None = None
+    whole_by_group: Floats | None = None
     group_rows: Indices | None = None
 
     @classmethod
@@ -99,7 +103,8 @@ class Score(Protocol):
 
     Every score works from rows; where algebra on moments gives it for all sizes at once, it is a
     MomentScore as well. A way gives, for each test split of the features, the measurement of all parts
-    of these sizes; ways must agree to rounding error. `critmass.testing` holds every score to that.
+    of these sizes; ways must agree to rounding error. Parts are taken by `parts.walks(sizes)`, from the
+    columns that `parts.columns` makes of rows. `critmass.testing` holds every score to that.
     """
 
     label_free: bool
@@ -129,6 +134,18 @@ class MomentScore(Score, Protocol):
     ) -> Mapping[str, Measurement]:
         """Measure by one pass over the rows and algebra on their moments."""
         ...
+
+
+def share_whole(parts: Parts, values: np.ndarray) -> None:
+    """Give the whole's value, the last in `values`, to all that it stands for; in place.
+
+    `values`, shape (n_repeats + 1, n_sizes, ...), are those of the parts, and the whole's last: it is the
+    same beside every size, and that of the part of size d where this is the whole.
+    """
+    whole = values[-1, -1].copy()
+    values[-1] = whole
+    if parts.ends_whole:
+        values[:, -1] = whole
 
 
 def settings_of(score: Score) -> dict[str, Any]:
@@ -259,9 +276,11 @@ class Tally:
             n_units=n,
             converged=np.ones(means[:-1].shape, dtype=bool) if converged is None else converged,
             chosen=chosen or {},
-            by_class=by_class,
+            by_class=None if by_class is None else by_class[:-1],
+            whole_by_class=None if by_class is None else by_class[-1, -1],
             class_rows=class_rows,
-            by_group=by_group,
+            by_group=None if by_group is None else by_group[:-1],
+            whole_by_group=None if by_group is None else by_group[-1, -1],
             group_rows=group_rows,
         )
 
@@ -281,8 +300,9 @@ def _add_by_code(sums: Floats, codes: Indices, hits: Floats) -> None:
 
 
 def _means_by_code(sums: Floats | None, codes: Indices | None) -> tuple[Floats | None, Indices | None]:
+    """Return mean credits, shape (n_repeats + 1, n_sizes, n_codes), the whole's last; and rows of each."""
     if sums is None or codes is None:
         return None, None
     rows = np.bincount(codes, minlength=len(sums))
     means = np.where(rows > 0, 1.0, np.nan)[:, None, None] * sums / np.maximum(rows, 1)[:, None, None]
-    return np.moveaxis(means[:, :-1], 0, -1), rows
+    return np.moveaxis(means, 0, -1), rows

@@ -59,30 +59,32 @@ class Centroid:
         """Bytes of the class means, of the search for one block of queries, and of what it predicts."""
         classes = len(features.classes or ())
         tally = (parts.repeats + 1) * len(sizes) * (4 * QUERY_ROWS + parts.repeats + classes)
-        search = sum(memory_of_search(features.n_neurons, 1, parts, sizes))
+        search = sum(memory_of_search(1, parts, sizes))
         return {"rows": search + 8 * (tally + 3 * classes * features.n_neurons)}
 
     def from_rows(
         self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Measure all sizes from the class means; rows count by their weight where they have one."""
-        search, shape = self._means(features), (parts.repeats, len(sizes))
+        search, shape = self._means(features, parts, sizes), (parts.repeats, len(sizes))
         out = {}
         for name in features.tests:
             tally = tally_on(features, name, self.metric, shape)
-            for near in search.run(features.splits[name].x, f"X of {name!r}", 1, parts, sizes, run):
-                tally.add(near.queries, on_all_parts(near.rows[:, :, 0], *shape))
+            for near in search.run(features.splits[name].x, f"X of {name!r}", 1, run):
+                tally.add(near.queries, on_all_parts(near.rows[:, :, 0], parts, sizes))
             out[name] = tally.measurement()
         return out
 
-    def _means(self, features: Features) -> Search:
+    def _means(self, features: Features, parts: Parts, sizes: Indices) -> Search:
         """Return the search of the class means, in code order."""
         train = features.splits["train"]
         if features.classes is None or train.y is None:
             raise InputError("targets", said("continuous targets"), "classes", "use ridge or knn")
         weights = np.ones(train.x.shape[0]) if train.weight is None else train.weight
         name = "X of 'train'"
-        search = Search.of(train.x, name, self.distance, standardise=self.standardise, weights=weights)
+        search = Search.of(
+            train.x, name, self.distance, parts, sizes, standardise=self.standardise, weights=weights
+        )
         sums = np.zeros((len(features.classes), features.n_neurons))
         for rows, block in blocks(train.x, name, shift=search.shift):
             for code in np.unique(train.y[rows]):

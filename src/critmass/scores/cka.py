@@ -1,25 +1,28 @@
 """Linear CKA of parts with the whole, and of any two parts: exact, for every size at once.
 
 The HSIC of two parts S and T is a bilinear form in their masks, m_Sᵀ H m_T, with one matrix H of shape
-(n_neurons, n_neurons) for each estimator; so cumulative sums over H give every prefix of an order.
-Sources: CKA, Kornblith et al. 2019; debiased HSIC, Song et al. 2012 (eq. 5); minibatch CKA, Nguyen et al.
-2021. The matrix H of each is in docs/architecture.md. Standardising neurons is not part of CKA.
+(n_neurons, n_neurons) for each estimator; so cumulative sums over H give every prefix of an order. The
+columns of a dense basis have such a matrix of their own, and a vector of HSICs with the raw whole. Sources:
+CKA, Kornblith et al. 2019; debiased HSIC, Song et al. 2012 (eq. 5); minibatch CKA, Nguyen et al. 2021. The
+matrix H of each is in docs/architecture.md. Standardising neurons is not part of CKA.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from critmass.arrays import Floats, Indices, Matrix, require_finite
+from critmass.arrays import CPU, Device, Floats, Indices, Matrix, require_finite
+from critmass.bases import Product
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features
-from critmass.moments import Moments, accumulate
+from critmass.moments import Moments, accumulate, shift_of
 from critmass.parts import Parts
 from critmass.progress import Progress
 from critmass.scores.base import Measurement, Run
@@ -82,13 +85,9 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
 def kernel(x: Matrix, estimator: Estimator, *, name: str = "rows") -> Floats:
     """Return H, shape (n_neurons, n_neurons): the HSIC of parts S and T is the sum of H over S x T."""
     _check_rows(name, x.shape[0], estimator)
-    if estimator != "minibatch":
-        return _kernel(accumulate(x, fourth=estimator == "debiased", name=name)[0], estimator)
-    batches = list(_batches(x.shape[0]))
-    total = np.zeros((x.shape[1],) * 2)
-    for rows in batches:
-        total += _kernel(accumulate(np.asarray(x[rows]), fourth=True, name=name)[0], "debiased")
-    return total / len(batches)
+    return _mean(
+        lambda rows: _kernel(_read(rows, shift_of(rows), None, estimator, name=name), estimator), x, estimator
+    )
 
 
 def prefixes(h: Floats, orders: Indices, sizes: Indices) -> Floats:
@@ -106,19 +105,38 @@ def prefixes(h: Floats, orders: Indices, sizes: Indices) -> Floats:
     array of shape (n_repeats, n_sizes)
         0 for a part without variance that can be measured; 1 for the whole.
     """
-    row_sums, whole = h.sum(axis=1), h.sum()
-    if not whole > 0:
-        raise InputError(
-            "features", said("no variance that can be measured"), "a layer that varies over rows"
-        )
-    out = np.empty((len(orders), len(sizes)))
-    for repeat, order in enumerate(orders):
-        ordered = h.take(order, axis=0).take(order, axis=1)
-        own = np.cumsum(2.0 * np.tril(ordered, -1).sum(axis=1) + np.diag(ordered))[sizes - 1]
-        with_whole = np.cumsum(row_sums[order])[sizes - 1]
-        out[repeat] = _ratio(with_whole, own, whole)
+    hsics = _Hsics.of(h)
+    out = np.stack([hsics.scores(order, sizes) for order in orders])
     out[:, sizes == h.shape[0]] = 1.0
     return out
+
+
+@dataclass(frozen=True)
+class _Hsics:
+    """HSICs of columns: with one another (H), of each with the whole, of the whole with itself."""
+
+    own: Floats
+    cross: Floats
+    whole: float
+
+    @classmethod
+    def of(cls, h: Floats) -> _Hsics:
+        """Return those of the neurons, whose sum is the whole."""
+        if not h.sum() > 0:
+            raise InputError(
+                "features", said("no variance that can be measured"), "a layer that varies over rows"
+            )
+        return cls(h, h.sum(axis=1), float(h.sum()))
+
+    def scores(self, order: Indices, sizes: Indices) -> Floats:
+        """Return the CKA of each prefix of an order with the whole, shape (n_sizes,)."""
+        if len(sizes) == 0:
+            return np.empty(0)
+        used, starts = order[: sizes[-1]], [0, *sizes[:-1]]
+        own = self.own.take(used, axis=0).take(used, axis=1)
+        between = np.add.reduceat(np.add.reduceat(own, starts, axis=1), starts, axis=0)
+        sums = np.diag(between.cumsum(axis=0).cumsum(axis=1))
+        return _ratio(np.add.reduceat(self.cross[used], starts).cumsum(), sums, self.whole)
 
 
 def pairs(h: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
@@ -156,8 +174,9 @@ class CKA:
         """Bytes that each way needs; rows are no way where they outnumber the neurons."""
         n, d = max(features.splits[split].x.shape[0] for split in features.tests), features.n_neurons
         scores = (parts.repeats + 1) * len(sizes) * (3 * JACKKNIFE_GROUPS + parts.repeats)
-        rows = 6 * n * n + 2 * n * d + scores
-        return {"moments": 8 * (10 * d * d + scores), "rows": 8 * rows if n < d else float("inf")}
+        rows = 6 * n * n + 2 * n * parts.n_columns + scores
+        squares = 10 if parts.n_columns == d else 20
+        return {"moments": 8 * (squares * d * d + scores), "rows": 8 * rows if n < d else float("inf")}
 
     def from_moments(
         self,
@@ -186,22 +205,53 @@ class CKA:
         }
 
     def _on_moments(self, x: Matrix, name: str, parts: Parts, sizes: Indices, run: Run) -> Measurement:
+        _check_rows(name, x.shape[0], self.estimator)
+        *walks, _ = parts.walks(sizes)
+        neurons = [walk for walk in walks if walk.basis is None]
+        groups = 0 if self.estimator == "minibatch" else _jackknife_groups(x.shape[0])
+        values = np.ones((1 + groups, parts.repeats, len(sizes)))
+        wholes = []
+        for index, h in enumerate(self._each(x, name, None, groups, run, _kernel)):
+            hsics = _Hsics.of(h)
+            wholes.append(hsics.whole)
+            for walk in neurons:
+                values[index, walk.repeat, walk.places] = hsics.scores(walk.order, walk.sizes)
+        for walk in walks:
+            if walk.basis is None:
+                continue
+            found = self._each(x, name, walk.basis, groups, run, _with_whole)
+            for index, (both, whole) in enumerate(zip(found, wholes, strict=True)):
+                hsics = _Hsics(both[:, :-1], both[:, -1], whole)
+                values[index, walk.repeat, walk.places] = hsics.scores(np.arange(len(both)), walk.sizes)
+        return _measurement(values[0], values[1:] if groups else None)
+
+    def _each(
+        self,
+        x: Matrix,
+        name: str,
+        basis: Floats | None,
+        groups: int,
+        run: Run,
+        work: Callable[[Moments, Estimator], Floats],
+    ) -> Iterator[Floats]:
+        """Yield `work` of the moments of all rows, then of those without each group; see `_read`."""
         if self.estimator == "minibatch":
-            scores = prefixes(kernel(x, self.estimator, name=name), parts.orders, sizes)
-            return _measurement(scores, None)
-        n, fourth = x.shape[0], self.estimator == "debiased"
-        _check_rows(name, n, self.estimator)
-        groups = _jackknife_groups(n)
-        total = accumulate(x, fourth=fourth, device=run.device, name=name)[0]
-        scores = prefixes(_kernel(total, self.estimator), parts.orders, sizes)
-        without = np.empty((groups, *scores.shape))
+            yield _mean(
+                lambda rows: work(_read(rows, shift_of(rows), basis, "debiased", name=name), "debiased"),
+                x,
+                self.estimator,
+            )
+            return
+        read = functools.partial(
+            _read, shift=shift_of(x), basis=basis, estimator=self.estimator, device=run.device, name=name
+        )
+        total = read(x)
+        yield work(total, self.estimator)
         for group in range(groups):
             run.progress("CKA intervals", group, groups)
-            rows = np.asarray(x[np.arange(group, n, groups)])
-            part = accumulate(rows, fourth=fourth, shift=total.shift, device=run.device)[0]
-            without[group] = prefixes(_kernel(total - part, self.estimator), parts.orders, sizes)
+            rows = np.asarray(x[np.arange(group, x.shape[0], groups)])
+            yield work(total - read(rows), self.estimator)
         run.progress("CKA intervals", groups, groups)
-        return _measurement(scores, without)
 
     def _on_rows(self, x: Matrix, name: str, parts: Parts, sizes: Indices, progress: Progress) -> Measurement:
         rows = np.asarray(x[:], dtype=np.float64)
@@ -224,18 +274,53 @@ class CKA:
 
         whole = [section @ section.T for section in sections]
         own_whole = hsic(whole, whole)
-        values = np.empty((1 + groups, parts.repeats, len(sizes)))
-        for repeat, order in enumerate(parts.orders):
+        columns = [parts.columns(section) for section in sections]
+        values = np.ones((1 + groups, parts.repeats, len(sizes)))
+        *walks, _ = parts.walks(sizes)
+        for number, walk in enumerate(walks):
             part, start = [np.zeros_like(gram) for gram in whole], 0
-            for index, size in enumerate(sizes):
-                progress("CKA of parts", repeat * len(sizes) + index, parts.repeats * len(sizes))
-                for gram, section in zip(part, sections, strict=True):
-                    columns = section[:, order[start:size]]
-                    gram += columns @ columns.T
+            for index, (size, place) in enumerate(zip(walk.sizes, walk.places, strict=True)):
+                progress("CKA of parts", number * len(sizes) + index, len(walks) * len(sizes))
+                for gram, section in zip(part, columns, strict=True):
+                    added = section[:, walk.order[start:size]]
+                    gram += added @ added.T
                 start = size
-                ratio = _ratio(hsic(part, whole), hsic(part, part), own_whole)
-                values[:, repeat, index] = 1.0 if size == len(order) else ratio
+                values[:, walk.repeat, place] = _ratio(hsic(part, whole), hsic(part, part), own_whole)
         return _measurement(values[0], values[1:] if groups else None)
+
+
+def _read(
+    x: Matrix,
+    shift: Floats,
+    basis: Floats | None,
+    estimator: Estimator,
+    *,
+    device: Device = CPU,
+    name: str,
+) -> Moments:
+    """Return the moments behind the HSICs of the neurons; or of a basis's columns, beside the neurons.
+
+    In the latter case targets are the neurons and, but for biased CKA, last the sum of their squares.
+    """
+    fourth = estimator != "biased"
+    if basis is None:
+        return accumulate(x, shift=shift, fourth=fourth, device=device, name=name)[0]
+
+    def neurons(rows: slice) -> Floats:
+        raw: Floats = np.asarray(x[rows], dtype=np.float64) - shift
+        return np.column_stack([raw, np.einsum("nd,nd->n", raw, raw)]) if fourth else raw
+
+    product, zeros = Product(x, shift, basis), np.zeros(basis.shape[1])
+    return accumulate(product, targets=neurons, shift=zeros, fourth=fourth, device=device, name=name)[0]
+
+
+def _mean(work: Callable[[Matrix], Floats], x: Matrix, estimator: Estimator) -> Floats:
+    """Return `work` of the rows: minibatch, its mean over batches; else of all of them."""
+    if estimator != "minibatch":
+        return work(x)
+    batches = list(_batches(x.shape[0]))
+    total: Floats = np.sum([work(np.asarray(x[rows])) for rows in batches], axis=0)
+    return total / len(batches)
 
 
 def _kernel(moments: Moments, estimator: Estimator) -> Floats:
@@ -249,6 +334,28 @@ def _kernel(moments: Moments, estimator: Estimator) -> Floats:
     rows = np.outer(s, s) * c - weighted - weighted.T + q
     sums = s * s - np.diag(c)
     return (trace - 2.0 / (n - 2) * rows + np.outer(sums, sums / ((n - 1) * (n - 2)))) / (n * (n - 3))
+
+
+def _with_whole(moments: Moments, estimator: Estimator) -> Floats:
+    """Return H of a basis's columns and, last, the HSIC of each with the whole, (n_columns, n_columns + 1).
+
+    The latter are the sums over neurons of what `_kernel` gives for a column and a neuron.
+    """
+    if estimator == "biased":
+        cross = (moments.target_scatter**2).sum(axis=1)
+        return np.column_stack([_kernel(moments, estimator), cross])
+    n, s, t = moments.n_rows, moments.sum, moments.target_sum
+    assert moments.squares_cross is not None  # noqa: S101
+    (c, c_norms), (q, q_norms) = (
+        (both[:, :-1], both[:, -1]) for both in (moments.cross, moments.squares_cross)
+    )
+    # Not by BLAS, whose bits here depend on the number of threads.
+    c_sums, q_sums = (np.einsum("jb,b->j", matrix, t[:-1]) for matrix in (c, q))
+    trace = (c * c).sum(axis=1) - q_norms
+    rows = s * (c_sums - c_norms) - q_sums + q_norms
+    sums = (s * s - np.diag(moments.gram)) * ((t[:-1] ** 2).sum() - t[-1])
+    cross = (trace - 2.0 / (n - 2) * rows + sums / ((n - 1) * (n - 2))) / (n * (n - 3))
+    return np.column_stack([_kernel(moments, estimator), cross])
 
 
 def _hsic_of_grams(k: Floats, l: Floats, member: Floats, estimator: Estimator) -> Floats:  # noqa: E741

@@ -47,24 +47,26 @@ class Custom:
         itemsize = features.splits["train"].x.dtype.itemsize
         tests = max(rows[name] for name in features.tests)
         returned = 8 * tests * (parts.repeats * len(sizes) + 1)
-        return {"rows": 2 * itemsize * sum(rows.values()) * features.n_neurons + returned}
+        width, itemsize = parts.n_columns, itemsize if parts.n_columns == features.n_neurons else 8
+        return {"rows": 2 * itemsize * sum(rows.values()) * width + returned}
 
     def from_rows(
         self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Call the function for every part and test split."""
-        splits = {name: _held(features.splits[name], name) for name in ("train", *features.tests)}
-        count = counted(run.progress, self.name, len(features.tests) * (parts.repeats * (len(sizes) - 1) + 1))
+        splits = {name: _held(features.splits[name], name, parts) for name in ("train", *features.tests)}
+        walks = parts.walks(sizes)
+        count = counted(run.progress, self.name, len(features.tests) * sum(len(walk.sizes) for walk in walks))
         out = {}
         for name in features.tests:
-            whole = self._score(splits["train"], splits[name], slice(None))
-            count(1)
-            rows = [[whole] * len(sizes) for _ in range(parts.repeats)]
-            for repeat, order in enumerate(parts.orders):
-                for index, size in enumerate(sizes[:-1]):
-                    rows[repeat][index] = self._score(splits["train"], splits[name], order[:size])
+            values: list[list[Any]] = [[None] * len(sizes) for _ in range(parts.repeats + 1)]
+            for walk in walks:
+                for size, place in zip(walk.sizes, walk.places, strict=True):
+                    values[walk.repeat][place] = self._score(splits["train"], splits[name], walk.order[:size])
                     count(1)
-            out[name] = _measurement(np.stack(rows), whole)
+            whole = values[-1][-1]
+            rows = [[whole if value is None else value for value in row] for row in values[:-1]]
+            out[name] = _measurement(np.array(rows), whole)
         return out
 
     def _score(self, train: Split, test: Split, neurons: Any) -> Floats:
@@ -81,10 +83,10 @@ class Custom:
         return value
 
 
-def _held(split: Split, name: str) -> Split:
+def _held(split: Split, name: str, parts: Parts) -> Split:
     x = np.asarray(split.x[:])
     require_finite(f"X of {name!r}", x, range(len(x)))
-    return Split(x, split.y, split.group, split.weight)
+    return Split(parts.columns(x), split.y, split.group, split.weight)
 
 
 def _measurement(values: Floats, whole: Floats) -> Measurement:

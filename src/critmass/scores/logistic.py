@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from critmass.arrays import SCORED_ROWS, Each, Floats, Indices, at_once, blocks
 from critmass.errors import InputError
 from critmass.features import Features, Split
 from critmass.moments import Moments, accumulate
-from critmass.parts import Parts
+from critmass.parts import Parts, Walk
 from critmass.progress import counted
-from critmass.scores.base import Credit, Measurement, Run, check_positive, resolve_metric
+from critmass.scores.base import Credit, Measurement, Run, check_positive, resolve_metric, share_whole
 from critmass.scores.logistic_solvers import (
     HISTORY,
     LANES,
@@ -41,6 +40,7 @@ from critmass.scores.probes import (
     tally_on,
 )
 from critmass.scores.ridge_solvers import Problem as Quadratic
+from critmass.scores.ridge_solvers import Walked
 
 PENALTIES = tuple(10.0 ** (-4 + 5 * i / 7) for i in range(8))
 """Default grid: λ divided by the weight of the rows and the mean variance of a column, so free of scale.
@@ -103,10 +103,10 @@ class Logistic:
 
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes needed, the rows not counted: they are read again at every pass where they do not fit."""
-        d, orders = features.n_neurons, parts.repeats + 1
+        d, walks = features.n_neurons, parts.walks(sizes)
         outputs = 1 if features.classes is None else len(features.classes)
-        probes = outputs * (parts.repeats * int(sizes[:-1].sum()) + d)
-        squares = 8 * (4 + 2 * orders) * d * d
+        probes = outputs * sum(int(walk.sizes.sum()) for walk in walks)
+        squares = 8 * (4 * d * d + 2 * sum(int(max(walk.sizes, default=0)) ** 2 for walk in walks))
         kept = 4 * probes * (2 * HISTORY + 3 * len(PENALTIES))
         sums = 4 * (LANES + 4) * outputs * d * (parts.repeats * len(sizes) + 1)
         return {"rows": squares + kept + sums}
@@ -139,51 +139,52 @@ class Logistic:
                 penalties *= full.weight / moments[0].weight
                 sound = start.table(lambda probe: probe.converged)
             else:
-                (full,), start, sound = moments, None, np.bool_(True)
-                penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
+                (full,), start, sound = moments, None, np.array(True)
+                penalties = np.full((parts.repeats + 1, len(sizes)), float(self.regularisation))
             fitter = make(train, weights, full)
             probes = fitter.fit(penalties, start, self.tolerance, "fitting probes")
-            converged = sound & probes.table(lambda probe: probe.converged)
+            converged = (sound & probes.table(lambda probe: probe.converged))[:-1]
+            chosen = {"regularisation": penalties[:-1]}
             out = {}
             for name in features.tests:
-                x, tally = features.splits[name].x, tally_on(features, name, self.metric, penalties.shape)
+                x, tally = features.splits[name].x, tally_on(features, name, self.metric, converged.shape)
                 count = counted(run.progress, f"scoring {name}", x.shape[0])
                 for rows, block in blocks(x, f"X of {name!r}", size=SCORED_ROWS):
                     tally.add(rows, fitter.predictions(probes, block))
                     count(len(block))
-                out[name] = tally.measurement(converged=converged, chosen={"regularisation": penalties})
+                out[name] = tally.measurement(converged=converged, chosen=chosen)
         return out
 
     def _choose(self, fitter: Fitter, features: Features, validation: Split) -> tuple[Floats, Probes]:
-        """Return the winning λ of each repeat and size, and the probes fitted with it."""
+        """Return the winning λ of each repeat and size and of the whole, and the probes fitted with it."""
         credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
-        shape = (fitter.parts.repeats, len(fitter.sizes))
+        shape = (fitter.parts.repeats + 1, len(fitter.sizes))
         n = validation.x.shape[0]
         scores = np.full((len(PENALTIES), *shape), -1.0)
         path: dict[int, Probes] = {}
         start: Probes | None = None
         for index in reversed(range(len(PENALTIES))):  # from the largest: each starts from the ones before
-            level = np.full(shape, PENALTIES[index] * fitter.unit)
+            level = np.broadcast_to(PENALTIES[index] * fitter.units, shape)
             what = f"choosing λ, {len(PENALTIES) - index} of {len(PENALTIES)}"
             path[index] = fitter.fit(level, start, CHOOSING, what)
             totals = np.zeros(shape)
             for rows, x in blocks(validation.x, "X of 'validation'", size=SCORED_ROWS):
-                totals += credit.total(fitter.predictions(path[index], x), rows)[:-1]
+                totals += credit.total(fitter.predictions(path[index], x), rows)
             top = scores.max(axis=0)
             error = np.sqrt(2 * np.clip(top * (1 - top), 0.0, None) / n)
             hopeless = totals / n < top - HOPELESS * error
             found = path[index].probes
             for key in found:
                 scores[index][fitter.places[key]] = totals[fitter.places[key]] / n
-            scores[index, :, -1] = scores[index, 0, -1]
+            share_whole(fitter.parts, scores[index])
             going = {key: probe for key, probe in found.items() if not hopeless[fitter.places[key]]}
             start = replace(path[index], probes=going).towards(path.get(index + 1))
             if not going:
                 break
         chosen = best(scores)
         winners = {key: path[int(chosen[place])].probes[key] for key, place in fitter.places.items()}
-        penalties: Floats = np.array(PENALTIES)[chosen] * fitter.unit
-        return penalties, Probes(winners, fitter.parts.repeats, fitter.sizes)
+        penalties: Floats = np.array(PENALTIES)[chosen] * fitter.units
+        return penalties, replace(path[len(PENALTIES) - 1], probes=winners)
 
 
 @dataclass(frozen=True)
@@ -207,18 +208,28 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of all parts, by (repeat, size); the whole's repeat is the number of repeats."""
+    """The probes of all parts, by walk and size; those of the whole are by the last walk.
+
+    Attributes
+    ----------
+    probes : mapping of (int, int) to Probe
+    places : mapping of (int, int) to (int, int)
+        Where each has its entry in an array of shape (n_repeats + 1, n_sizes).
+    parts : Parts
+    """
 
     probes: Mapping[tuple[int, int], Probe]
-    repeats: int
-    sizes: Indices
+    places: Mapping[tuple[int, int], tuple[int, int]]
+    parts: Parts
 
-    def table(self, value: Callable[[Probe], Any]) -> Any:
-        """Return a value of each probe as an array of shape (n_repeats, n_sizes)."""
-        whole = value(self.probes[self.repeats, int(self.sizes[-1])])
-        return np.array(
-            [[*(value(self.probes[r, int(k)]) for k in self.sizes[:-1]), whole] for r in range(self.repeats)]
-        )
+    def table(self, value: Callable[[Probe], bool]) -> np.ndarray:
+        """Return what holds of each probe, shape (n_repeats + 1, n_sizes); all are there."""
+        places = np.array(list(self.places.values()))
+        out = np.empty(places.max(axis=0) + 1, dtype=bool)
+        for key, place in self.places.items():
+            out[place] = value(self.probes[key])
+        share_whole(self.parts, out)
+        return out
 
     def towards(self, before: Probes | None) -> Probes:
         """Return where the path is going: as far beyond these probes as they are from those before."""
@@ -241,9 +252,10 @@ class Fitter:
 
     Attributes
     ----------
-    unit : float
+    units : array of shape (n_repeats + 1, 1)
         λ of penalty 1: the weight of the rows times the mean variance of a column.
-    orders : list of arrays of neurons on the device; None for the layer's own order, last
+    walks : list of Walk
+    orders : list of arrays of columns on the device, one for each walk; None for the layer's own order, last
     grams : list of arrays
         Σ in each order, float64, on the device.
     """
@@ -251,9 +263,10 @@ class Fitter:
     rows: Rows
     n_classes: int
     weight: float
-    unit: float
+    units: Floats
     parts: Parts
     sizes: Indices
+    walks: list[Walk]
     orders: list[Array | None]
     grams: list[Array]
     iterations: int
@@ -277,65 +290,72 @@ class Fitter:
         assert features.classes is not None  # noqa: S101
         problem = Quadratic.of(moments, standardise=score.standardise, classify=False)
         dtype = "float64" if split.x.dtype == np.float64 else "float32"
-        held = split.x.shape[0] * split.x.shape[1] * np.dtype(dtype).itemsize
+        held = split.x.shape[0] * parts.n_columns * np.dtype(dtype).itemsize
         keep = held < run.memory / 2
-        rows = Rows(split, weights, problem.mean, problem.scale, run.device, dtype, keep, each)
-        largest = int(sizes[-2]) if len(sizes) > 1 else 0
-        used = [order[:largest] for order in parts.orders]
-        grams = [run.device.put(problem.gram[np.ix_(order, order)]) for order in used]
+        rows = Rows(split, weights, parts, problem.mean, problem.scale, run.device, dtype, keep, each)
+        walked = Walked.of(problem, parts, sizes)
+        *below, (_, whole) = walked.walks
+        used = [walk.order[: max(walk.sizes, default=0)] for walk, _ in below]
+        grams = [
+            problem.gram[np.ix_(order, order)] if walk.basis is None else own.gram
+            for order, (walk, own) in zip(used, below, strict=True)
+        ]
         return cls(
             rows=rows,
             n_classes=len(features.classes),
             weight=moments.weight,
-            unit=problem.unit,
+            units=walked.units,
             parts=parts,
             sizes=sizes,
+            walks=[walk for walk, _ in walked.walks],
             orders=[*(run.device.put(order) for order in used), None],
-            grams=[*grams, run.device.put(problem.gram)],
+            grams=[run.device.put(gram) for gram in (*grams, whole.gram)],
             iterations=score.iterations,
             run=run,
         )
 
     @functools.cached_property
     def places(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Where each probe's entry is in an array of shape (n_repeats, n_sizes), by (repeat, size)."""
-        last, repeats = len(self.sizes) - 1, self.parts.repeats
-        parts = {(r, int(self.sizes[j])): (r, j) for r in range(repeats) for j in range(last)}
-        return {**parts, (repeats, int(self.sizes[last])): (0, last)}
+        """Where each probe's entry is in an array of shape (n_repeats + 1, n_sizes), by walk and size."""
+        return {
+            (number, int(size)): (walk.repeat, int(place))
+            for number, walk in enumerate(self.walks)
+            for size, place in zip(walk.sizes, walk.places, strict=True)
+        }
 
     def fit(self, penalties: Floats, start: Probes | None, tolerance: float, what: str) -> Probes:
-        """Return probes fitted with these λ, shape (n_repeats, n_sizes): all from 0, or those of `start`."""
+        """Return probes fitted with these λ, (n_repeats + 1, n_sizes): all from 0, or those of `start`."""
         device, dtype = self.run.device, self.rows.dtype
         outputs = 1 if self.n_classes == 2 else self.n_classes
         keys = self.places if start is None else start.probes
         wanted = {key: float(penalties[self.places[key]]) for key in keys}
         shared: dict[tuple[int, float], list[int]] = {}
-        for (repeat, size), penalty in wanted.items():
-            shared.setdefault((repeat, penalty), []).append(size)
+        for (walk, size), penalty in wanted.items():
+            shared.setdefault((walk, penalty), []).append(size)
         flat = (1 - 1 / self.n_classes) / self.n_classes
 
         def condition(key: tuple[int, float]) -> Preconditioner:
-            repeat, penalty = key
+            walk, penalty = key
             sizes = shared[key]
             curvature = flat
             if start is not None:
-                known = [start.probes[repeat, size].curvature for size in sizes]
+                known = [start.probes[walk, size].curvature for size in sizes]
                 curvature = float(np.average(known, weights=sizes))
-            gram = self.grams[repeat][: max(sizes), : max(sizes)]
+            gram = self.grams[walk][: max(sizes), : max(sizes)]
             return Preconditioner.of(
                 gram, weight=self.weight, curvature=curvature, penalty=penalty, dtype=dtype, device=device
             )
 
         conditions = dict(zip(shared, self.rows.each(condition, list(shared)), strict=True))
         problems = {}
-        for (repeat, size), penalty in wanted.items():
+        for (walk, size), penalty in wanted.items():
             trial = device.put(np.zeros((outputs, size + 1)), dtype)
             if start is not None:
-                probe, pre = start.probes[repeat, size], conditions[repeat, penalty]
+                probe, pre = start.probes[walk, size], conditions[walk, penalty]
                 trial[:, :-1] = pre.variables(probe.weights)
                 trial[:, -1] = pre.intercept * probe.intercepts
             pairs = Pairs(outputs * (size + 1), dtype, device)
-            problems[repeat, size] = Problem(repeat, size, penalty, trial, tolerance, pairs)
+            problems[walk, size] = Problem(walk, size, penalty, trial, tolerance, pairs)
         total = len(problems)
         solve(
             self.rows,
@@ -355,29 +375,29 @@ class Fitter:
                 curvature=max((1 - problem.squares / n) / self.n_classes, 1e-6),
                 converged=problem.converged,
             )
-        return Probes(probes, self.parts.repeats, self.sizes)
+        return Probes(probes, self.places, self.parts)
 
     def predictions(self, probes: Probes, x: Floats) -> Floats:
         """Return class codes for raw rows, shape (n_repeats + 1, len(x), n_sizes); the whole's are last.
 
         Where a probe is missing, they are 0.
         """
-        device, repeats = self.run.device, self.parts.repeats
+        device = self.run.device
         standard = self.rows.standard(x)
-        out = np.zeros((repeats + 1, len(self.sizes), len(x)))
+        out = np.zeros((self.parts.repeats + 1, len(self.sizes), len(x)))
 
-        def side(repeat: int) -> None:
-            places = [j for j, size in enumerate(self.sizes) if (repeat, int(size)) in probes.probes]
-            mine = [probes.probes[repeat, int(self.sizes[j])] for j in places]
+        def side(number: int) -> None:
+            walk = self.walks[number]
+            here = [j for j, size in enumerate(walk.sizes) if (number, int(size)) in probes.probes]
+            mine = [probes.probes[number, int(walk.sizes[j])] for j in here]
             if not mine:
                 return
             weights, intercepts = [p.weights for p in mine], [p.intercepts for p in mine]
-            placed = Side.of(self.orders[repeat], weights, intercepts, device.xp)
+            placed = Side.of(self.orders[number], weights, intercepts, device.xp)
             outputs = placed.outputs(placed.ordered(standard)).reshape(len(mine), -1, len(x))
             codes = outputs[:, 0] > 0 if outputs.shape[1] == 1 else device.xp.argmax(outputs, axis=1)
-            out[repeat, places] = device.get(codes)
+            out[walk.repeat, walk.places[here]] = device.get(codes)
 
-        self.rows.each(side, range(repeats + 1))
-        out[repeats] = out[repeats, -1]
-        out[:, -1] = out[repeats, -1]
+        self.rows.each(side, range(len(self.walks)))
+        share_whole(self.parts, out)
         return out.transpose(0, 2, 1)

@@ -20,6 +20,7 @@ import numpy as np
 
 from critmass.arrays import Device, Each, Floats, cholesky_inverse
 from critmass.features import Split
+from critmass.parts import Parts
 
 HISTORY = 10
 """Pairs of steps and gradient changes that L-BFGS remembers."""
@@ -55,8 +56,8 @@ class Block:
 
     Attributes
     ----------
-    x : array of shape (n_neurons, n_rows)
-        Centred, scaled; in the layer's order.
+    x : array of shape (n_columns, n_rows)
+        Of centred, scaled neurons; in the layer's order.
     codes : array of shape (n_rows,)
         Class codes.
     weights : array of shape (n_rows,), or None
@@ -75,6 +76,7 @@ class Rows:
     ----------
     split : Split
     weights : array of shape (n_samples,), or None
+    parts : Parts
     mean, scale : arrays of shape (n_neurons,)
     device : Device
     dtype : str
@@ -87,6 +89,7 @@ class Rows:
 
     split: Split
     weights: Floats | None
+    parts: Parts
     mean: Floats
     scale: Floats
     device: Device
@@ -122,7 +125,7 @@ class Rows:
 
     def standard(self, x: Any) -> Array:
         """Return raw rows (n_rows, n_neurons) as a block's `x`."""
-        standard = ((x - self.mean) / self.scale).astype(self.dtype)
+        standard = self.parts.columns((x - self.mean) / self.scale).astype(self.dtype)
         return self.device.put(np.ascontiguousarray(standard.T))
 
 
@@ -178,7 +181,7 @@ class Side:
 
     def ordered(self, x: Array) -> Array:
         """Return neurons in this order, as far as they are used."""
-        return x if self.order is None else x[self.order[: self.sizes[-1]]]
+        return x[: self.sizes[-1]] if self.order is None else x[self.order[: self.sizes[-1]]]
 
     def sums(self, block: Block, xp: Any) -> Sums:
         """Return loss, gradients and curvature over the rows of a block."""
@@ -359,8 +362,8 @@ class Problem:
 
     Attributes
     ----------
-    repeat : int
-        Which order; the number of repeats for the whole layer.
+    walk : int
+        Which order; the last is the whole layer's.
     size : int
     penalty : float
         λ.
@@ -375,7 +378,7 @@ class Problem:
         Converged, or stuck at what rounding allows.
     """
 
-    repeat: int
+    walk: int
     size: int
     penalty: float
     trial: Array
@@ -430,13 +433,13 @@ def solve(
 ) -> None:
     """Solve all problems side by side, in at most so many passes; `report` is told how many are done.
 
-    `conditions` are the preconditioners, by repeat and λ.
+    `conditions` are the preconditioners, by walk and λ.
     """
     for _ in range(iterations):
-        active = sorted((p for p in problems if not p.done), key=lambda p: (p.repeat, p.size))
+        active = sorted((p for p in problems if not p.done), key=lambda p: (p.walk, p.size))
         if not active:
             break
-        _advance(rows, orders, active, [conditions[p.repeat, p.penalty] for p in active])
+        _advance(rows, orders, active, [conditions[p.walk, p.penalty] for p in active])
         report(sum(p.done for p in problems))
 
 
@@ -455,18 +458,18 @@ def _advance(
     problems: Sequence[Problem],
     conditions: Sequence[Preconditioner],
 ) -> None:
-    """Evaluate every problem, sorted by repeat and size, at its trial, and tell it."""
-    xp, d = rows.device.xp, rows.split.x.shape[1]
+    """Evaluate every problem, sorted by walk and size, at its trial, and tell it."""
+    xp, d = rows.device.xp, rows.parts.n_columns
     places = range(len(problems))
     weights = rows.each(lambda i: conditions[i].weights(problems[i].trial[:, :-1]), places)
     # Problems of nearly all neurons go together, whatever their order, as rows of zeros and weights.
-    homes_of = [-1 if p.size >= NEARLY_ALL * d else p.repeat for p in problems]
+    homes_of = [-1 if p.size >= NEARLY_ALL * d else p.walk for p in problems]
     groups = [[i for i in places if homes_of[i] == home] for home in dict.fromkeys(homes_of)]
     sides = []
     for group in groups:
-        order, own = orders[problems[group[0]].repeat], [weights[i] for i in group]
+        order, own = orders[problems[group[0]].walk], [weights[i] for i in group]
         if homes_of[group[0]] == -1:
-            order, own = None, [_spread(weights[i], orders[problems[i].repeat], d, xp) for i in group]
+            order, own = None, [_spread(weights[i], orders[problems[i].walk], d, xp) for i in group]
         intercepts = [problems[i].trial[:, -1] / conditions[i].intercept for i in group]
         sides.append(Side.of(order, own, intercepts, xp))
     found = evaluate(rows, sides)
@@ -479,7 +482,7 @@ def _advance(
         sums, place = homes[i]
         outputs = slice(place * len(w), (place + 1) * len(w))
         g, gb = sums.gradient[outputs], sums.intercept[outputs]
-        order = orders[problem.repeat] if homes_of[i] == -1 else None
+        order = orders[problem.walk] if homes_of[i] == -1 else None
         g = (g if order is None else g[:, order])[:, : problem.size] + problem.penalty * w
         value = float(sums.loss[place]) + 0.5 * problem.penalty * float(xp.sum(w * w))
         bound = float(xp.sum(g * g)) / (2 * problem.penalty) + float(xp.sum(gb * gb)) / condition.intercept**2

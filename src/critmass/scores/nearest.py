@@ -22,9 +22,9 @@ import numpy as np
 from critmass.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks, threads
 from critmass.errors import InputError, unknown
 from critmass.moments import mean_and_variance, scale_of
-from critmass.parts import Parts
+from critmass.parts import Parts, Walk
 from critmass.progress import counted
-from critmass.scores.base import Run
+from critmass.scores.base import Run, share_whole
 
 Distance = Literal["cosine", "euclidean"]
 DISTANCES = ("cosine", "euclidean")
@@ -55,8 +55,8 @@ class Near:
     Attributes
     ----------
     queries : slice
-    rows : array of shape (n_repeats * (n_sizes - 1) + 1, n_queries, k)
-        Row numbers in the database: repeat by repeat the parts smaller than the whole, then the whole.
+    rows : array of shape (n_parts, n_queries, k)
+        Row numbers in the database, for the sizes of every walk, walk by walk; the whole's are last.
     distances : array, shape as `rows`
         Cosine distances; or squared Euclidean ones, divided by the query's squared norm plus the
         database's mean one, both about its mean. `TIE` and less are 0 but for rounding.
@@ -67,25 +67,29 @@ class Near:
     distances: Floats
 
 
-def on_all_parts(values: np.ndarray, repeats: int, sizes: int) -> np.ndarray:
-    """Return values of `Near`'s parts, (n_parts, n), as (n_repeats + 1, n, n_sizes), the whole's last.
+def on_all_parts(values: np.ndarray, parts: Parts, sizes: Indices) -> np.ndarray:
+    """Return values of `Near`'s parts, (n_parts, n), as (n_repeats + 1, n, n_sizes), the whole's last."""
+    out = np.empty((parts.repeats + 1, len(sizes), values.shape[1]), dtype=values.dtype)
+    first = 0
+    for walk in parts.walks(sizes):
+        out[walk.repeat, walk.places] = values[first : first + len(walk.places)]
+        first += len(walk.places)
+    share_whole(parts, out)
+    return out.transpose(0, 2, 1)
 
-    The part of size d is the whole, whatever its order.
-    """
-    out = np.empty((repeats + 1, values.shape[1], sizes), dtype=values.dtype)
-    out[:-1, :, :-1] = values[:-1].reshape(repeats, sizes - 1, -1).transpose(0, 2, 1)
-    out[:-1, :, -1] = values[-1]
-    out[-1] = values[-1][:, None]
-    return out
+
+def on_walks(table: np.ndarray, parts: Parts, sizes: Indices) -> list[Any]:
+    """Return entries of a table of shape (n_repeats + 1, n_sizes) for each of `Near`'s parts."""
+    return [value for walk in parts.walks(sizes) for value in table[walk.repeat, walk.places].tolist()]
 
 
-def memory_of_search(d: int, k: int, parts: Parts, sizes: Indices) -> tuple[float, float]:
+def memory_of_search(k: int, parts: Parts, sizes: Indices) -> tuple[float, float]:
     """Return the bytes that a search needs: with no query, and for each `QUERY_ROWS` queries."""
-    n_parts = parts.repeats * (len(sizes) - 1) + 1
-    block = 8 * BLOCK_ROWS * (4 * d + 2 * len(sizes))
+    n_parts = sum(len(walk.places) for walk in parts.walks(sizes))
+    block = 8 * BLOCK_ROWS * (4 * parts.n_columns + 2 * len(sizes))
     # Two products, the distances that are near, and what sorting these takes where most are equal.
     thread = 8 * QUERY_ROWS * (12 * BLOCK_ROWS + 4 * k)
-    return block + threads() * thread, 8 * QUERY_ROWS * (2 * d + 2 * n_parts * k)
+    return block + threads() * thread, 8 * QUERY_ROWS * (2 * parts.n_columns + 2 * n_parts * k)
 
 
 @dataclass(frozen=True)
@@ -98,22 +102,33 @@ class Search:
     name : str
         What its rows are called in errors.
     distance : "cosine" or "euclidean"
+    parts, sizes : Parts and array of shape (n_sizes,)
     shift, scale : arrays of shape (n_neurons,)
         Taken from every row, of database and queries alike, and what it is then divided by.
-    spread : array of shape (n_neurons,)
-        Mean square of each neuron over the database, shifted and scaled; of use to Euclidean distances.
+    spread : array of shape (n_columns,)
+        Mean square of each column over the database, shifted and scaled; of use to Euclidean distances.
     """
 
     x: Matrix
     name: str
     distance: Distance
+    parts: Parts
+    sizes: Indices
     shift: Floats
     scale: Floats
     spread: Floats
 
     @classmethod
     def of(
-        cls, x: Matrix, name: str, distance: Distance, *, standardise: bool, weights: Floats | None = None
+        cls,
+        x: Matrix,
+        name: str,
+        distance: Distance,
+        parts: Parts,
+        sizes: Indices,
+        *,
+        standardise: bool,
+        weights: Floats | None = None,
     ) -> Search:
         """Return the search of these rows; `weights` are how much each counts in mean and variance.
 
@@ -121,14 +136,20 @@ class Search:
         """
         if distance == "cosine" and not standardise:
             zeros = np.zeros(x.shape[1])
-            return cls(x, name, distance, zeros, zeros + 1, zeros)
-        mean, variance = mean_and_variance(x, name, np.ones(x.shape[0]) if weights is None else weights)
+            return cls(x, name, distance, parts, sizes, zeros, zeros + 1, np.zeros(parts.n_columns))
+        weights = np.ones(x.shape[0]) if weights is None else weights
+        mean, variance = mean_and_variance(x, name, weights)
         scale = scale_of(variance, mean, x.shape[0]) if standardise else np.ones(x.shape[1])
-        return cls(x, name, distance, mean, scale, variance / scale**2)
+        spread = variance / scale**2
+        if parts.n_columns > x.shape[1] and distance == "euclidean":
+            spread = np.zeros(parts.n_columns)
+            for rows, block in blocks(x, name, shift=mean):
+                spread += np.einsum(
+                    "n,nd->d", weights[rows] / weights.sum(), parts.columns(block / scale) ** 2
+                )
+        return cls(x, name, distance, parts, sizes, mean, scale, spread)
 
-    def run(
-        self, queries: Matrix, name: str, k: int, parts: Parts, sizes: Indices, run: Run
-    ) -> Iterator[Near]:
+    def run(self, queries: Matrix, name: str, k: int, run: Run) -> Iterator[Near]:
         """Yield the k nearest rows of each block of queries; as many blocks as fit share a pass.
 
         Raises
@@ -136,37 +157,49 @@ class Search:
         InputError
             If the database has not k rows, or a row is not finite.
         """
-        n, d = self.x.shape
+        n = self.x.shape[0]
         if not 1 <= k <= n:
             raise InputError("n_neighbours", k, f"1 to {n}, the number of rows searched", self.name)
-        walks, device = _walks(parts, sizes), run.device
-        alone, a_batch = memory_of_search(d, k, parts, sizes)
+        walks = [walk for walk in self.parts.walks(self.sizes) if len(walk.sizes)]
+        firsts = np.cumsum([0, *(len(walk.sizes) for walk in walks)]).tolist()
+        device = run.device
+        alone, a_batch = memory_of_search(k, self.parts, self.sizes)
         # Half, so that who reads the neighbours has the other half.
         held = max(1, int((run.memory / 2 - alone) / a_batch))
         passes = -(-queries.shape[0] // (held * QUERY_ROWS))
         count = counted(run.progress, f"neighbours of {name}", passes * n)
         waiting = self._blocks(queries, name, QUERY_ROWS, device)
         while batch := [
-            _Found.start(rows, block, walks[-1].first + 1, k, device)
+            _Found.start(rows, block, firsts[-1], k, device)
             for rows, block in itertools.islice(waiting, held)
         ]:
             with at_once(device) as each:
                 for rows, block in self._blocks(self.x, self.name, BLOCK_ROWS, device):
-                    for walk in walks:
-                        self._compare(walk, block, rows.start, batch, device, each)
+                    for walk, part in zip(walks, firsts, strict=False):
+                        self._compare(walk, part, block, rows.start, batch, device, each)
                     count(rows.stop - rows.start)
             for found in batch:
                 yield Near(found.queries, device.get(found.rows), device.get(found.distances))
 
     def _blocks(self, x: Matrix, name: str, size: int, device: Device) -> Iterator[tuple[slice, Array]]:
-        """Yield rows and their block on the device, neurons first, so that neurons are cheap to gather."""
+        """Yield rows and their block on the device, columns first, so that these are cheap to gather."""
         for rows, block in blocks(x, name, size=size, shift=self.shift):
-            yield rows, device.put(np.divide(block.T, self.scale[:, None], order="C"))
+            yield rows, device.put(np.ascontiguousarray(self.parts.columns(block / self.scale).T))
 
     def _compare(
-        self, walk: _Walk, x: Array, first: int, batch: Sequence[_Found], device: Device, each: Each
+        self,
+        walk: Walk,
+        part: int,
+        x: Array,
+        first: int,
+        batch: Sequence[_Found],
+        device: Device,
+        each: Each,
     ) -> None:
-        """Compare a block of the database, rows `first` and on, with all queries, along one order."""
+        """Compare a block of the database, rows `first` and on, with all queries, along one walk.
+
+        Its first size is part number `part` of `Near`.
+        """
         xp, order = device.xp, device.put(walk.order)
         x = x[order]
         spans = [slice(*span) for span in itertools.pairwise([0, *walk.sizes.tolist()])]
@@ -190,30 +223,14 @@ class Search:
                     xp.add(dots, factors[index], out=gaps)
                     slope = 2 * _inverse(xp, norms + spread[index])
                     offset = slope * norms / 2
-                found.add(walk.first + index, gaps, offset, slope, first, xp)
+                found.add(part + index, gaps, offset, slope, first, xp)
 
         each(search, batch)
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """Sizes along one order; the first of them is part number `first` of `Near`."""
-
-    order: Indices
-    sizes: Indices
-    first: int
-
-
-def _walks(parts: Parts, sizes: Indices) -> list[_Walk]:
-    """Return a walk for each repeat, over the parts smaller than the whole, and last one to the whole."""
-    below = sizes[:-1]
-    walks = [_Walk(order, below, i * len(below)) for i, order in enumerate(parts.orders) if len(below)]
-    return [*walks, _Walk(np.arange(parts.n_neurons), sizes[-1:], parts.repeats * len(below))]
-
-
-@dataclass(frozen=True)
 class _Found:
-    """What is found so far for a block of queries; `x` are the queries, neurons first, times -1."""
+    """What is found so far for a block of queries; `x` are the queries, columns first, times -1."""
 
     queries: slice
     x: Array

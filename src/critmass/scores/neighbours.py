@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from critmass import rng
-from critmass.arrays import Floats, Indices
+from critmass.arrays import Floats, Indices, Matrix
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features
 from critmass.parts import Parts
@@ -28,6 +28,7 @@ from critmass.scores.nearest import (
     check_distance,
     memory_of_search,
     on_all_parts,
+    on_walks,
 )
 from critmass.scores.probes import best, fit_and_validation, tally_on
 
@@ -81,14 +82,14 @@ class KNN:
         most = max(NEIGHBOURS) if self.n_neighbours is None else self.n_neighbours
         classes = 1 if features.classes is None else len(features.classes)
         tally = (parts.repeats + 1) * len(sizes) * (4 * QUERY_ROWS + parts.repeats + classes)
-        search = sum(memory_of_search(features.n_neurons, most, parts, sizes))
+        search = sum(memory_of_search(most, parts, sizes))
         return {"rows": search + 8 * (tally + 2 * QUERY_ROWS * classes)}
 
     def from_rows(
         self, features: Features, parts: Parts, sizes: Indices, run: Run
     ) -> Mapping[str, Measurement]:
         """Measure all sizes from one search of the training rows, and one before it to choose k."""
-        train, shape = features.splits["train"], (parts.repeats, len(sizes))
+        train, shape = features.splits["train"], (parts.repeats + 1, len(sizes))
         if train.weight is not None:
             advice = "use ridge or logistic, or leave weights out"
             raise InputError("weights of 'train'", said("row weights"), "rows that count the same", advice)
@@ -96,30 +97,36 @@ class KNN:
             chosen = self._choose(features, parts, sizes, run)
         else:
             chosen = np.full(shape, self.n_neighbours)
-        search = Search.of(train.x, "X of 'train'", self.distance, standardise=self.standardise)
-        counts = [*chosen[:, :-1].ravel().tolist(), int(chosen[0, -1])]
+        search = self._search(train.x, parts, sizes)
+        counts = on_walks(chosen, parts, sizes)
         out = {}
         for name in features.tests:
-            tally = tally_on(features, name, self.metric, shape)
+            tally = tally_on(features, name, self.metric, chosen[:-1].shape)
             x = features.splits[name].x
-            for near in search.run(x, f"X of {name!r}", max(counts), parts, sizes, run):
+            for near in search.run(x, f"X of {name!r}", max(counts), run):
                 predictions = self._predict(near, features, train.y, counts)
-                tally.add(near.queries, on_all_parts(predictions, *shape))
-            out[name] = tally.measurement(chosen={"n_neighbours": chosen})
+                tally.add(near.queries, on_all_parts(predictions, parts, sizes))
+            out[name] = tally.measurement(chosen={"n_neighbours": chosen[:-1]})
         return out
 
+    def _search(self, x: Matrix, parts: Parts, sizes: Indices) -> Search:
+        return Search.of(x, "X of 'train'", self.distance, parts, sizes, standardise=self.standardise)
+
     def _choose(self, features: Features, parts: Parts, sizes: Indices, run: Run) -> Indices:
-        """Return the winning k of each repeat and size: one search, for the largest k, serves all."""
+        """Return the winning k of each repeat and size and of the whole, (n_repeats + 1, n_sizes).
+
+        One search, for the largest k, serves all.
+        """
         fit, validation = fit_and_validation(features, run.seed)
         credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
-        shape = (parts.repeats, len(sizes))
+        shape = (parts.repeats + 1, len(sizes))
         grid = [k for k in NEIGHBOURS if k <= fit.x.shape[0]]
         scores = np.zeros((len(grid), *shape))
-        search = Search.of(fit.x, "X of 'train'", self.distance, standardise=self.standardise)
-        for near in search.run(validation.x, "X of 'validation'", grid[-1], parts, sizes, run):
+        search = self._search(fit.x, parts, sizes)
+        for near in search.run(validation.x, "X of 'validation'", grid[-1], run):
             for score, k in zip(scores, grid, strict=True):
                 predictions = self._predict(near, features, fit.y, [k] * len(near.rows))
-                score += credit.total(on_all_parts(predictions, *shape), near.queries)[:-1]
+                score += credit.total(on_all_parts(predictions, parts, sizes), near.queries)
         winners: Indices = np.array(grid)[best(scores)]
         return winners
 
@@ -193,7 +200,7 @@ class NeighbourOverlap:
         """Bytes of the search for one block of queries, and of the credits."""
         rows = max(features.splits[split].x.shape[0] for split in features.tests)
         count = min(self.n_queries, rows) * (parts.repeats + 1) * len(sizes)
-        search = sum(memory_of_search(features.n_neurons, self.n_neighbours, parts, sizes))
+        search = sum(memory_of_search(self.n_neighbours, parts, sizes))
         return {"rows": search + 8 * 3 * count}
 
     def from_rows(
@@ -204,15 +211,15 @@ class NeighbourOverlap:
         if k >= x.shape[0]:
             allowed = f"fewer than the {x.shape[0]} rows of 'train'"
             raise InputError("n_neighbours", k, allowed, "all rows are everyone's neighbours")
-        search = Search.of(x, "X of 'train'", self.distance, standardise=self.standardise)
+        search = Search.of(x, "X of 'train'", self.distance, parts, sizes, standardise=self.standardise)
         out = {}
         for name in features.tests:
             split = features.splits[name]
             rows = _evenly(split.x.shape[0], self.n_queries, rng.stream(run.seed, "queries", name))
             credit = np.empty((parts.repeats, len(sizes), len(rows)))
             queries = split.take(rows).x
-            for near in search.run(queries, f"X of {name!r}", k, parts, sizes, run):
-                shares = on_all_parts(_shared(near.rows) / k, parts.repeats, len(sizes))
+            for near in search.run(queries, f"X of {name!r}", k, run):
+                shares = on_all_parts(_shared(near.rows) / k, parts, sizes)
                 credit[:, :, near.queries] = shares[:-1].transpose(0, 2, 1)
             out[name] = Measurement.of_credits(credit, np.ones(len(rows)))
         return out

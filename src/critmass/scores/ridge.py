@@ -31,6 +31,7 @@ from critmass.scores.ridge_solvers import (
     Dual,
     Probe,
     Problem,
+    Walked,
     fit_probes,
     make_jobs,
     predict,
@@ -81,8 +82,9 @@ class Ridge:
         # A repeat's probes are weights, of all sizes together, or factors, one for each λ that won.
         probes = d * min(outputs * len(sizes), d * min(grid, len(sizes)))
         tally = (parts.repeats + 1) * len(sizes)
-        moments = d * d * 8 + parts.repeats * probes + tally * (3 * SCORED_ROWS + parts.repeats)
-        rows = (n + tests) * (2 * d + 4 * n) + tally * tests * (2 + grid)
+        turned = 3 * d * d * parts.repeats if parts.n_columns > d else 0
+        moments = d * d * 8 + turned + parts.repeats * probes + tally * (3 * SCORED_ROWS + parts.repeats)
+        rows = (n + tests) * (2 * parts.n_columns + 4 * n) + tally * tests * (2 + grid)
         return {"moments": 8 * moments, "rows": 8 * rows if n < d else float("inf")}
 
     def from_moments(
@@ -102,19 +104,19 @@ class Ridge:
         )
         full = moments[0] if len(moments) == 1 else moments[0] + moments[1]
         if self.regularisation is not None:
-            penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
+            penalties = np.full((parts.repeats + 1, len(sizes)), float(self.regularisation))
         else:
-            fit = self._problem(moments[0], features)
+            fit = Walked.of(self._problem(moments[0], features), parts, sizes)
             _, validation = fit_and_validation(features, run.seed)
-            per_row = self._choose(fit, validation, features, parts, sizes, run)
-            penalties = per_row * fit.unit * (full.weight / moments[0].weight)
-        problem = self._problem(full, features)
+            per_row = self._choose(fit, validation, features, sizes, run)
+            penalties = per_row * fit.units * (full.weight / moments[0].weight)
+        problem = Walked.of(self._problem(full, features), parts, sizes)
         progress("fitting probes", 0, 1)
         rows = sum(features.splits[split].x.shape[0] for split in features.tests)
-        probes = fit_probes(problem, make_jobs(parts, sizes, penalties), rows)
+        probes = fit_probes(make_jobs(problem, penalties), rows)
         progress("fitting probes", 1, 1)
         return {
-            split: self._score(problem, probes, features, split, penalties, run) for split in features.tests
+            split: self._score(parts, probes, features, split, penalties, run) for split in features.tests
         }
 
     def from_rows(
@@ -124,7 +126,7 @@ class Ridge:
         train = features.splits["train"]
         weights = row_weights(features, train, self.class_weight)
         if self.regularisation is not None:
-            penalties = np.full((parts.repeats, len(sizes)), float(self.regularisation))
+            penalties = np.full((parts.repeats + 1, len(sizes)), float(self.regularisation))
         else:
             fit_split, validation = fit_and_validation(features, run.seed)
             roles = held_out(features, run.seed)
@@ -132,22 +134,23 @@ class Ridge:
             fit = Dual.of(features, fit_split, weights=own, standardise=self.standardise)
             credit = Credit.on(self._metric(features), validation, "validation")
             everything = slice(0, validation.x.shape[0])
-            grid = [np.full((parts.repeats, len(sizes)), penalty * fit.unit) for penalty in PENALTIES]
+            units = fit.units(parts, sizes)
+            grid = [penalty * units.repeat(len(sizes), axis=1) for penalty in PENALTIES]
             tried = fit.predictions(validation.x, "X of 'validation'", parts, sizes, grid, run.progress)
-            scores = [credit.total(predictions, everything)[:-1] for predictions in tried]
-            penalties = np.array(PENALTIES)[best(np.stack(scores))] * fit.unit
+            scores = [credit.total(predictions, everything) for predictions in tried]
+            penalties = np.array(PENALTIES)[best(np.stack(scores))] * units
         problem = Dual.of(features, train, weights=weights, standardise=self.standardise)
         if self.regularisation is None:
             penalties = penalties * (problem.weight / fit.weight)
         out = {}
         for name in features.tests:
             split = features.splits[name]
-            tally = tally_on(features, name, self.metric, penalties.shape)
+            tally = tally_on(features, name, self.metric, penalties[:-1].shape)
             (predictions,) = problem.predictions(
                 split.x, f"X of {name!r}", parts, sizes, [penalties], run.progress
             )
             tally.add(slice(0, split.x.shape[0]), predictions)
-            out[name] = tally.measurement(chosen={"regularisation": penalties})
+            out[name] = tally.measurement(chosen={"regularisation": penalties[:-1]})
         return out
 
     def _metric(self, features: Features) -> str:
@@ -156,32 +159,23 @@ class Ridge:
     def _problem(self, moments: Moments, features: Features) -> Problem:
         return Problem.of(moments, standardise=self.standardise, classify=features.task == "classification")
 
-    def _choose(
-        self,
-        fit: Problem,
-        validation: Split,
-        features: Features,
-        parts: Parts,
-        sizes: Indices,
-        run: Run,
-    ) -> Floats:
-        """Return the winning penalty per row of each repeat and size, shape (n_repeats, n_sizes)."""
+    def _choose(self, fit: Walked, validation: Split, features: Features, sizes: Indices, run: Run) -> Floats:
+        """Return the winning penalty of each repeat and size and of the whole, (n_repeats + 1, n_sizes)."""
         credit = Credit.on(self._metric(features), validation, "validation")
-        shape = (parts.repeats, len(sizes))
-        scores = np.zeros((len(PENALTIES), *shape))
+        scores = np.zeros((len(PENALTIES), fit.parts.repeats + 1, len(sizes)))
         for index, penalty in enumerate(PENALTIES):
             run.progress("choosing λ", index, len(PENALTIES))
-            jobs = make_jobs(parts, sizes, np.full(shape, penalty * fit.unit))
-            probes = fit_probes(fit, jobs, validation.x.shape[0])
+            jobs = make_jobs(fit, penalty * fit.units.repeat(len(sizes), axis=1))
+            probes = fit_probes(jobs, validation.x.shape[0])
             for rows, x in blocks(validation.x, "X of 'validation'", size=SCORED_ROWS):
-                scores[index] += credit.total(predict(fit, probes, x, shape), rows)[:-1]
+                scores[index] += credit.total(predict(fit.parts, probes, x, len(sizes)), rows)
         run.progress("choosing λ", len(PENALTIES), len(PENALTIES))
         winners: Floats = np.array(PENALTIES)[best(scores)]
         return winners
 
     def _score(
         self,
-        problem: Problem,
+        parts: Parts,
         probes: Sequence[Probe],
         features: Features,
         name: str,
@@ -189,9 +183,9 @@ class Ridge:
         run: Run,
     ) -> Measurement:
         x = features.splits[name].x
-        tally = tally_on(features, name, self.metric, penalties.shape)
+        tally = tally_on(features, name, self.metric, penalties[:-1].shape)
         count = counted(run.progress, f"scoring {name}", x.shape[0])
         for rows, block in blocks(x, f"X of {name!r}", size=SCORED_ROWS):
-            tally.add(rows, predict(problem, probes, block, penalties.shape))
+            tally.add(rows, predict(parts, probes, block, penalties.shape[1]))
             count(len(block))
-        return tally.measurement(chosen={"regularisation": penalties})
+        return tally.measurement(chosen={"regularisation": penalties[:-1]})

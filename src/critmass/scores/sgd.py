@@ -106,15 +106,18 @@ class SGD:
 
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes needed at least: the heads, a few batches, scored rows. More holds the training rows."""
-        (n, d), n_classes = features.splits["train"].x.shape, _n_classes(features)
+        n, n_classes = features.splits["train"].x.shape[0], _n_classes(features)
         batch = min(self.batch_size, n)
         rows = max(batch, SCORED_ROWS)
-        numbers = 3 * (WAVE_ROWS + batch) * (d + 1)
-        for columns in [slice(len(sizes) - 1, len(sizes)), *side_by_side(sizes[:-1]) * parts.repeats]:
-            heads, width = columns.stop - columns.start, int(sizes[columns.stop - 1]) + 1
-            numbers += heads * n_classes * (6 * width + 3 * rows) + width * rows
+        numbers = 3 * (WAVE_ROWS + batch) * (parts.n_columns + 1)
+        for walk in parts.walks(sizes):
+            for run in side_by_side(walk.sizes):
+                heads, width = run.stop - run.start, int(walk.sizes[run.stop - 1]) + 1
+                numbers += heads * n_classes * (6 * width + 3 * rows) + width * rows
         tally = (parts.repeats + 1) * len(sizes) * (3 * SCORED_ROWS + parts.repeats)
-        return {"rows": _dtype(features).itemsize * numbers + 8.0 * (2 * BLOCK_ROWS * d + tally)}
+        return {
+            "rows": _dtype(features).itemsize * numbers + 8.0 * (3 * BLOCK_ROWS * parts.n_columns + tally)
+        }
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate in an epoch, counted from 0: torch's StepLR or CosineAnnealingLR."""
@@ -146,7 +149,7 @@ class SGD:
         train, validation, best = features.splits["train"], None, -math.inf
         if self.select == "best":
             train, validation = fit_and_validation(features, run.seed)
-        sources = self._sources(features, train, run, self.memory(features, parts, sizes)["rows"])
+        sources = self._sources(features, train, parts, run, self.memory(features, parts, sizes)["rows"])
         n_classes, scaler = _n_classes(features), sources[0].scaler
         heads = AllHeads.untrained(parts, sizes, n_classes, scaler, seed=run.seed, device=run.device)
         for epoch in range(self.epochs):
@@ -169,16 +172,19 @@ class SGD:
         heads.finish()
         return heads
 
-    def _sources(self, features: Features, train: Split, run: Run, needed: float) -> list[Source]:
+    def _sources(
+        self, features: Features, train: Split, parts: Parts, run: Run, needed: float
+    ) -> list[Source]:
         """Return what the epochs take their rows from in turn, held where memory is left for that."""
         assert train.y is not None  # noqa: S101
         given = row_weights(features, train, self.class_weight)
         weights = np.ones(len(train.y)) if given is None else given
-        scaler = Scaler(_dtype(features))
+        scaler = Scaler(parts, _dtype(features))
         if self.standardise:
             scaler = scaler.fitted(train.x, weights)
         views = {view_name(i): view for i, view in enumerate(train.views, start=1)} or {"train": train.x}
-        hold = needed + len(views) * math.prod(train.x.shape) * scaler.dtype.itemsize <= run.memory
+        held = len(views) * train.x.shape[0] * parts.n_columns * scaler.dtype.itemsize
+        hold = needed + held <= run.memory
         onehot = np.eye(_n_classes(features))
         return [
             Source(view, train.y, weights, onehot, scaler, run.device).checked(f"X of {name!r}", hold=hold)

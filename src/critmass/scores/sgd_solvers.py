@@ -9,6 +9,7 @@ memory. Knows nothing of splits, metrics or schedules: that is sgd.py.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from critmass import rng
 from critmass.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, blocks
 from critmass.moments import mean_and_variance, scale_of
 from critmass.parts import Parts
+from critmass.scores.base import share_whole
 
 NARROW, SHARE = 64, 1 / 2
 """Sizes up to NARROW, or of at least this SHARE of the widest, are laid side by side."""
@@ -58,8 +60,9 @@ def side_by_side(sizes: Indices) -> list[slice]:
 
 @dataclass(frozen=True)
 class Scaler:
-    """Makes rows ready for the heads: (x - mean) / scale, in the dtype of products."""
+    """Makes rows ready for the heads: the columns of (x - mean) / scale, in the dtype of products."""
 
+    parts: Parts
     dtype: np.dtype[Any]
     mean: Floats | float = 0.0
     scale: Floats | float = 1.0
@@ -70,9 +73,9 @@ class Scaler:
         return replace(self, mean=mean, scale=scale_of(variance, mean, x.shape[0]))
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Return scaled rows, shape as they were."""
+        """Return the columns of rows, shape (n, n_columns)."""
         scaled: NDArray[Any] = (np.asarray(x, dtype=np.float64) - self.mean) / self.scale
-        return scaled.astype(self.dtype)
+        return self.parts.columns(scaled).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Batch:
 
     Attributes
     ----------
-    x : array of shape (n_neurons + 1, n_rows)
+    x : array of shape (n_columns + 1, n_rows)
         First a row of ones, for the biases.
     targets : array of shape (n_classes, n_rows)
         One-hot, times the share.
@@ -96,7 +99,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Source:
-    """One view of the training rows; `held` on the device, (n_samples, n_neurons), or else read as needed."""
+    """One view of the training rows; `held` on the device, (n_samples, n_columns), or else read as needed."""
 
     x: Matrix
     y: Indices
@@ -108,7 +111,7 @@ class Source:
 
     def checked(self, name: str, *, hold: bool) -> Source:
         """Return the same with its rows read once: known to be finite, and held if asked."""
-        held = np.empty(self.x.shape, self.scaler.dtype) if hold else None
+        held = np.empty((self.x.shape[0], self.scaler.parts.n_columns), self.scaler.dtype) if hold else None
         for rows, block in blocks(self.x, name):
             if held is not None:
                 held[rows] = self.scaler(block)
@@ -117,9 +120,8 @@ class Source:
     def waves(self, order: Indices, batch_size: int, each: Each) -> Iterator[list[Batch]]:
         """Yield the batches of rows in this order, some at a time; the next overwrite them."""
         batch_size = min(batch_size, len(order))
-        empty = np.empty(
-            (max(1, WAVE_ROWS // batch_size), self.x.shape[1] + 1, batch_size), self.scaler.dtype
-        )
+        shape = (max(1, WAVE_ROWS // batch_size), self.scaler.parts.n_columns + 1, batch_size)
+        empty = np.empty(shape, self.scaler.dtype)
         spaces = self.device.put(empty)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         for start in range(0, len(batches), len(spaces)):
@@ -139,7 +141,7 @@ class Source:
         if self.held is not None:
             return self.device.xp.take(self.held, self.device.put(rows), axis=0)
         ascending = np.argsort(rows)
-        taken = np.empty((len(rows), self.x.shape[1]), self.scaler.dtype)
+        taken = np.empty((len(rows), self.scaler.parts.n_columns), self.scaler.dtype)
         taken[ascending] = self.scaler(self.x[rows[ascending]])
         return self.device.put(taken)
 
@@ -151,7 +153,7 @@ class Heads:
     ----------
     repeat : int
         Of the order; `WHOLE` for the whole layer.
-    columns : slice
+    columns : array of shape (n_heads,)
         Which of the sizes these are.
     shape : (n_heads, n_classes, largest size + 1)
         Of the weights, by head.
@@ -164,7 +166,7 @@ class Heads:
     def __init__(
         self,
         repeat: int,
-        columns: slice,
+        columns: Indices,
         order: Indices,
         starts: Sequence[Floats],
         device: Device,
@@ -255,14 +257,19 @@ class AllHeads:
     ) -> AllHeads:
         """Return the heads at their start.
 
-        The whole takes its neurons in the first order, so that their order in the layer is no matter.
+        The whole takes its neurons in the order of the first walk, where that is one of neurons, so that
+        their order in the layer is no matter.
         """
-        jobs = [(repeat, columns) for columns in side_by_side(sizes[:-1]) for repeat in range(parts.repeats)]
+        *walks, whole = parts.walks(sizes)
+        if walks[0].basis is None:
+            whole = replace(whole, order=walks[0].order)
+        jobs = [(replace(whole, repeat=WHOLE), slice(None))]
+        for runs in itertools.zip_longest(*(side_by_side(walk.sizes) for walk in walks)):
+            jobs += [(walk, run) for walk, run in zip(walks, runs, strict=True) if run is not None]
         heads = []
-        for repeat, columns in [(WHOLE, slice(len(sizes) - 1, len(sizes))), *jobs]:
-            starts = [initial(seed, repeat, size, n_classes) for size in sizes[columns].tolist()]
-            order = parts.orders[max(repeat, 0)]
-            heads.append(Heads(repeat, columns, order, starts, device, scaler.dtype.name))
+        for walk, run in jobs:
+            starts = [initial(seed, walk.repeat, size, n_classes) for size in walk.sizes[run].tolist()]
+            heads.append(Heads(walk.repeat, walk.places[run], walk.order, starts, device, scaler.dtype.name))
         return cls(heads, scaler, (parts.repeats + 1, len(sizes)))
 
     def keep(self, which: NDArray[np.bool_], epoch: int) -> None:
@@ -280,7 +287,7 @@ class AllHeads:
         """Yield rows of x, and class codes for them, shape (n_repeats + 1, n_rows, n_sizes)."""
         device, dtype = self.heads[0].device, self.scaler.dtype
         for rows, block in blocks(x, name, size=SCORED_ROWS):
-            laid_out = np.ones((x.shape[1] + 1, len(block)), dtype)
+            laid_out = np.ones((self.scaler.parts.n_columns + 1, len(block)), dtype)
             laid_out[1:] = self.scaler(block).T
             values = each(functools.partial(Heads.predict, x=device.put(laid_out)), self.heads)
             yield rows, self._assembled(values).transpose(0, 2, 1)
@@ -290,10 +297,9 @@ class AllHeads:
         return self._assembled([getattr(head, name) for head in self.heads])
 
     def _assembled(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """Return values of each head in one array; the part of size d is the whole, whatever its order."""
+        """Return values of each head in one array, and the whole's wherever it stands for them."""
         out = np.empty(self.shape + values[0].shape[1:], values[0].dtype)
         for head, value in zip(self.heads, values, strict=True):
             out[head.repeat, head.columns] = value
-        out[:, -1] = whole = out[WHOLE, -1].copy()
-        out[WHOLE] = whole
+        share_whole(self.scaler.parts, out)
         return out
