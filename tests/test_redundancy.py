@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers_intervals import DELTA, WHOLE, scenarios
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,10 +14,14 @@ from critmass.errors import InputError
 from critmass.redundancy import difference_bounds, redundancy
 from critmass.scores.base import Measurement
 
+CHECKED = [
+    key for key, found in scenarios().items() if found.rows <= 200 and len(found.sizes) * found.repeats <= 200
+]
+
 
 def measured(scores, whole, covariance=None, n=0):
     scores = np.asarray(scores, dtype=float)
-    return Measurement(scores, whole, covariance, n, None, np.ones(scores.shape, dtype=bool))
+    return Measurement(scores, whole, covariance, n, np.ones(scores.shape, dtype=bool))
 
 
 def of_rows(right, whole):
@@ -109,27 +114,35 @@ def test_the_interval_holds_both_estimates():
             assert found.low <= found.sustained <= found.dr <= found.high
 
 
-@pytest.mark.parametrize("steep", [0.15, 1.0])
-def test_coverage_of_a_known_dr(steep):
-    """Right answers of simulated rows and parts whose true critical mass is known: 95% intervals hold it.
+@pytest.mark.parametrize(("shape", "data", "repeats"), CHECKED)
+def test_coverage_of_a_known_dr(shape, data, repeats):
+    """95% intervals of simulated rows and parts hold the known DR in 93% of runs or more."""
+    scenario = scenarios()[shape, data, repeats]
+    held, width = scenario.coverage(2000, seed=repeats)
+    assert held >= 0.93
+    assert width < 1
 
-    400 runs; 93% or more is what a true 95% gives with probability over 0.95.
-    """
-    generator = np.random.default_rng(3)
-    sizes, n, repeats, delta, rows_sd, parts_sd = np.arange(1, 17), 400, 5, 0.9, 1.0, 0.15
-    ease = 1.5 - steep * np.abs(16 - sizes) ** 0.8 / 3
 
-    def rate(level, extra):
-        return stats.norm.cdf(level / np.sqrt(1 + rows_sd**2 + extra))
+def test_the_simulation_has_the_accuracies_that_it_says():
+    scenario = scenarios()["flat, exactly δ at a size", "200 rows, parts differ", 5]
+    right = scenario.credits(400, np.random.default_rng(0))
+    assert right.shape == (400, 6, 8, 200)
+    np.testing.assert_allclose(right[:, :5].mean(axis=(0, 1, 3)), WHOLE * scenario.ratios, atol=0.008)
+    assert scenario.ratios[3 + 1] == DELTA
+    assert scenario.dr == 1 - 16 / 64
+    whole = right[:, -1]
+    assert (whole == whole[:, :1]).all()
+    assert (right[:, 0, -1] == whole[:, 0]).all()
 
-    true = rate(ease, np.where(sizes < 16, parts_sd**2, 0.0))
-    mass = sizes[np.argmax(true >= delta * true[-1])]
-    held = 0
-    for _ in range(400):
-        row, part = generator.normal(0, rows_sd, n), generator.normal(0, parts_sd, (repeats, 1, 1))
-        part = np.where(sizes[:, None] < 16, part, 0.0)
-        right = (ease[:, None] + row + part + generator.normal(size=(repeats, 16, n)) > 0).astype(float)
-        right[:, -1] = right[0, -1]
-        found = redundancy(of_rows(right, right[0, -1]), sizes=sizes, delta=delta)
-        held += found.low <= 1 - mass / 16 <= found.high
-    assert held / 400 >= 0.93
+
+def test_more_repeats_and_more_rows_narrow_the_interval():
+    shape = "sharp rise"
+    widths = [
+        scenarios()[shape, data, repeats].coverage(200)[1]
+        for data, repeats in (
+            ("40 rows, parts differ", 2),
+            ("200 rows, parts differ", 2),
+            ("200 rows, parts differ", 5),
+        )
+    ]
+    assert widths[0] > 1.1 * widths[1] > 1.2 * widths[2]

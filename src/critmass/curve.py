@@ -86,7 +86,7 @@ class Curve:
 
     @property
     def repeats(self) -> int:
-        """Number of orders measured."""
+        """Number of parts measured of each size."""
         return self.parts.repeats
 
     @property
@@ -119,13 +119,31 @@ class Curve:
 
     @property
     def by_class(self) -> pl.DataFrame:
-        """One row for each size, repeat and class: the share of the class's rows that are right."""
-        return self._by("class", self.classes, self.measurement.by_class, self.measurement.class_rows)
+        """One row for each size, repeat and class: the share of the class's rows that are right.
+
+        Columns: size, fraction, repeat, class, rows, score, whole (the whole layer's share, in this class).
+        """
+        return self._by("class", self.classes)
 
     @property
     def by_group(self) -> pl.DataFrame:
-        """One row for each size, repeat and group: accuracy within the group, or R² about its own mean."""
-        return self._by("group", self.groups, self.measurement.by_group, self.measurement.group_rows)
+        """One row for each size, repeat and group: accuracy within the group, or R² about its own mean.
+
+        Columns: size, fraction, repeat, group, rows, score, whole (of the whole layer, in this group).
+        """
+        return self._by("group", self.groups)
+
+    def named(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return a table of this curve with what tells it from other curves in columns before it."""
+        names = {
+            "features": self.features,
+            "score_name": self.score,
+            "metric": self.metric,
+            "parts": self.parts.family,
+            "split": self.split,
+            "cell": self.id,
+        }
+        return frame.select(*(pl.lit(v, pl.String).alias(k) for k, v in names.items()), pl.all())
 
     def on(self, split: str) -> Curve:
         """Return the curve of the same probes on another test split.
@@ -145,12 +163,18 @@ class Curve:
         return Curve(**{**self.__dict__, **changed})
 
     def indices(self, *, repeat: int, size: int) -> Indices:
-        """Return the neurons of one part, in the order they were drawn, shape (size,)."""
+        """Return the neurons of one part, in the order they were drawn (masks: ascending), shape (size,).
+
+        Raises
+        ------
+        InputError
+            For a repeat or size that there is not, or parts that are no neurons: columns of a dense basis.
+        """
         if not 0 <= repeat < self.repeats:
             raise InputError("repeat", repeat, f"0 to {self.repeats - 1}")
         if not 1 <= size <= self.n_neurons:
             raise InputError("size", size, f"1 to {self.n_neurons}")
-        return self.parts.orders[repeat, :size]
+        return self.parts.indices(repeat, size)
 
     def redundancy(self, delta: float = 0.9) -> Redundancy:
         """Return the diffused redundancy DR(δ), with its interval and spread. See redundancy.py."""
@@ -161,7 +185,8 @@ class Curve:
         repeats = np.repeat(np.arange(shape[0]), shape[1])
         return {"size": sizes, "fraction": sizes / self.n_neurons, "repeat": repeats}
 
-    def _by(self, kind: str, names: Any, values: Any, rows: Any) -> pl.DataFrame:
+    def _by(self, kind: str, names: Any) -> pl.DataFrame:
+        values = getattr(self.measurement, f"by_{kind}")
         if names is None or values is None:
             raise InputError(
                 f"by_{kind}",
@@ -175,7 +200,8 @@ class Curve:
             {
                 **index,
                 kind: list(names) * n,
-                "rows": np.tile(rows, n),
+                "rows": np.tile(getattr(self.measurement, f"{kind}_rows"), n),
                 "score": values.ravel(),
+                "whole": np.tile(getattr(self.measurement, f"whole_by_{kind}"), n),
             }
-        ).with_columns(pl.col("score").fill_nan(None))
+        ).with_columns(pl.col("score", "whole").fill_nan(None))

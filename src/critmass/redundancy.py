@@ -170,22 +170,42 @@ def difference_bounds(measurement: Measurement, *, delta: float) -> tuple[Floats
     """
     if measurement.covariance is None:
         return None
-    repeats, n = len(measurement.scores), measurement.n_units
+    repeats = len(measurement.scores)
     difference = measurement.scores - delta * measurement.whole
     contrast = np.concatenate([np.eye(repeats), np.full((repeats, 1), -delta)], axis=1)
     covariance = contrast @ measurement.covariance @ contrast.T
+    variance, freedom = crossed_variance(difference, covariance, n_units=measurement.n_units)
+    margin = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * np.sqrt(variance)
+    mean = difference.mean(axis=0)
+    tiny = 4 * np.finfo(np.float64).eps * measurement.whole  # so that equality survives rounding
+    return mean - margin + tiny, mean + margin + tiny
+
+
+def crossed_variance(values: Floats, covariance: Floats, *, n_units: int) -> tuple[Floats, Floats]:
+    """Return the variance of a mean over units x repeats, both random and crossed, and its freedom.
+
+    Parameters
+    ----------
+    values : array of shape (n_repeats, n_sizes)
+        Means over units.
+    covariance : array of shape (n_sizes, n_repeats, n_repeats)
+        Over units (divisor n - 1), between repeats.
+
+    Returns
+    -------
+    variance, freedom : arrays of shape (n_sizes,)
+        Rows plus repeats minus their interaction; Satterthwaite's degrees of freedom, 1 or more.
+    """
+    repeats, n = len(values), n_units
     by_rows = covariance.mean(axis=(1, 2)) / n
     parts = [(by_rows, n - 1.0)]
     variance = by_rows
     if repeats > 1:
-        by_repeats = difference.var(axis=0, ddof=1) / repeats
+        by_repeats = values.var(axis=0, ddof=1) / repeats
         own = np.einsum("mii->m", covariance) - repeats * covariance.mean(axis=(1, 2))
         both = np.maximum(own, 0.0) / (repeats - 1) / (n * repeats)
         parts += [(by_repeats, repeats - 1.0), (both, (n - 1.0) * (repeats - 1.0))]
         variance = np.maximum(by_rows + by_repeats - both, np.maximum(by_rows, by_repeats))
     spent = sum(value**2 / freedom for value, freedom in parts)
     freedom = np.where(spent > 0, variance**2 / np.where(spent > 0, spent, 1.0), np.inf)
-    margin = stats.t.ppf(0.5 + CONFIDENCE / 2, np.maximum(freedom, 1.0)) * np.sqrt(variance)
-    mean = difference.mean(axis=0)
-    tiny = 4 * np.finfo(np.float64).eps * measurement.whole  # so that equality survives rounding
-    return mean - margin + tiny, mean + margin + tiny
+    return variance, np.maximum(freedom, 1.0)
