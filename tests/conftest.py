@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
+# Before any library of the hub is imported: tests fetch nothing.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+
+try:
+    import torchvision
+except RuntimeError:
+    # Package indexes build torchvision for CUDA: beside a CPU build of torch its own operators do not load,
+    # and describing them fails. No test calls them.
+    OPERATORS = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision  # noqa: F401
+
 from pathlib import Path
 
 import polars as pl

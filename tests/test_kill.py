@@ -26,7 +26,7 @@ import os, sys, time
 from pathlib import Path
 import numpy as np
 from critmass import extraction, measuring
-from critmass.sources import LabelledImages
+from critmass.sources.base import Layer, Samples
 
 folder, pause = Path(sys.argv[1]), float(sys.argv[2])
 flush = os.fsync
@@ -37,25 +37,30 @@ os.fsync = slow_flush
 extraction.SHARD_ROWS = 16
 
 class Slow:
-    name, image_size, layers = "slow:", 16, {"penultimate": 6}
+    name, kind = "slow:", "image"
+    weights = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
     def describe(self):
         return {"name": self.name}
-    def load(self, *, layer, image_size):
-        weights = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
-        def forward(images):
-            time.sleep(pause)
-            return np.stack([image.ravel() for image in images]).astype("float32") @ weights
-        return forward
+    def layers(self):
+        return {"penultimate": Layer((6,), 6)}
+    def place(self, device, precision):
+        return self
+    def prepare(self, sample, draw=None):
+        return sample.ravel().astype("float32")
+    def start(self, batch, layers, pooling):
+        time.sleep(pause)
+        return lambda: {"penultimate": np.stack(batch) @ self.weights}
 
 class Dots:
-    name = "dots:"
+    name, kind = "dots:", "image"
     def describe(self):
         return {"name": self.name}
     def splits(self):
         rng = np.random.default_rng(1)
         sizes = {"train": 100, "test": 60}
-        return {name: LabelledImages(list(rng.integers(0, 256, size=(n, 8, 8), dtype=np.uint8)),
-                                     np.arange(n) % 3) for name, n in sizes.items()}
+        pixels = {name: rng.integers(0, 256, size=(n, 8, 8), dtype=np.uint8) for name, n in sizes.items()}
+        return {name: Samples([f"{name} {i}" for i in range(n)], pixels[name].__getitem__, np.arange(n) % 3)
+                for name, n in sizes.items()}
 
 print("ready", flush=True)
 if not sys.stdin.readline():

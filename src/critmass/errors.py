@@ -48,6 +48,21 @@ class MissingExtraError(CritmassError, ImportError):
         super().__init__(f'{purpose} needs the package "{package}"; next: pip install "critmass[{extra}]"')
 
 
+class BrokenPackageError(CritmassError, ImportError):
+    """An optional dependency is installed and cannot be imported."""
+
+    def __init__(self, package: str, error: BaseException, *, purpose: str) -> None:
+        found = f"{type(error).__name__}: {_short(said(str(error)))}"
+        advice = "reinstall it in a version that fits the other packages"
+        super().__init__(
+            f'{purpose} needs the package "{package}", which fails to import ({found}); next: {advice}'
+        )
+
+
+_LISTED = 40
+"""Names that a message lists; where there are more, it counts them."""
+
+
 def unknown(kind: str, found: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that is in no registry, with near matches.
 
@@ -59,7 +74,8 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> InputError:
     names = sorted(known)
     near = difflib.get_close_matches(found, names, n=2, cutoff=0.5)
     advice = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return InputError(kind, found, ", ".join(names), advice)
+    allowed = ", ".join(names) if len(names) <= _LISTED else f"one of {len(names)} names"
+    return InputError(kind, found, allowed, advice)
 
 
 def _short(value: object, limit: int = 120) -> str:
@@ -76,9 +92,20 @@ def said(text: str) -> str:
     return _Verbatim(text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's message, or the kind of error where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
-    """Import and return an optional module, or raise MissingExtraError saying how to get it."""
+    """Import and return an optional module, or raise MissingExtraError saying how to get it.
+
+    A package that is there and fails for a reason of its own, such as a library built for another version
+    of torch, is a BrokenPackageError.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(package, extra=extra, purpose=purpose) from error
+    except (RuntimeError, OSError, AttributeError) as error:
+        raise BrokenPackageError(package, error, purpose=purpose) from error

@@ -1,97 +1,500 @@
 """Model x dataset -> features on disk: a frozen forward pass, shard by shard, resumable.
 
-A shard on disk is finished; a killed run goes on with the first that is missing. Batches never cross a
-shard, so a resumed run computes the very same batches. Knows no model and no dataset: sources/ does.
+Samples are read and prepared by threads, a bounded window ahead of the network; batches never cross a
+shard, and a shard on disk is finished; so a killed run goes on with the first that is missing and computes
+the very same batches. Knows no model and no dataset: sources/ does.
 """
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
+import fnmatch
+import functools
+import itertools
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from critmass.arrays import require_finite
-from critmass.errors import unknown
-from critmass.features import Features
-from critmass.labels import codes_of, encode
+from critmass import rng
+from critmass.arrays import Indices, require_finite
+from critmass.errors import InputError, StoreError, said, unknown
+from critmass.features import Features, view_name
+from critmass.files import check_writable
+from critmass.labels import Classes, Task, encode, targets_of_splits
 from critmass.progress import Progress, counted, silent
-from critmass.sources import Dataset, Model, open_dataset, open_model
+from critmass.sources import open_dataset, open_model
+from critmass.sources.base import (
+    OUTPUT,
+    PENULTIMATE,
+    POOLINGS,
+    Activations,
+    BadSampleError,
+    Dataset,
+    DatasetRequest,
+    Network,
+    Samples,
+)
+from critmass.sources.models.module import wrap
+from critmass.sources.selection import describe_selection, select
+from critmass.sources.transforms import ImageTransform
 from critmass.specs import ExtractSpec, content_id, validated
-from critmass.store import Header, StoreWriter, holds
+from critmass.store import MANIFEST, Header, StoreWriter, holds, is_store, open_store, remove_store, spec_ids
 
 SHARD_ROWS = 512
-BATCH_SIZE = 64
+BATCH_SIZES = {"cpu": 64, "accelerator": 512}
+"""Batches to begin with where none is asked for; halved until one fits in memory."""
 
 
 def extract(
-    model: str | Model,
+    model: Any,
     dataset: str | Dataset,
     *,
     out: str | os.PathLike[str],
-    layer: str = "penultimate",
+    layer: str | Sequence[str] = PENULTIMATE,
+    pooling: str = "auto",
     image_size: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    transform: ImageTransform | None = None,
+    splits: Mapping[str, str] | None = None,
+    classes: Sequence[str | int] | None = None,
+    limit: int | Mapping[str, int] | None = None,
+    tests: Mapping[str, str | Dataset] | None = None,
+    columns: Mapping[str, str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    views: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    dtype: Literal["float16", "float32"] = "float32",
+    workers: int | None = None,
+    on_bad: Literal["stop", "list"] = "stop",
+    existing: Literal["reuse", "replace"] = "reuse",
     progress: Progress | None = None,
-) -> Features:
-    """Extract a layer's activations on a dataset into a store, and return them opened from there.
+) -> Any:
+    """Extract activations of a frozen model on a dataset into stores, and return them opened from there.
 
     Parameters
     ----------
-    model, dataset : str, or objects that offer the same (critmass.sources.base)
-        Names such as ``lite0:`` and ``mnist5k:``; ``critmass list models`` and ``datasets`` show them.
+    model : str, torch.nn.Module, callable or Network
+        A name such as ``timm:resnet50.tv_in1k`` (``critmass list models``); a module that takes images;
+        or a function from a list of samples (PIL images or texts) to floats of shape (n, n_neurons).
+    dataset : str or Dataset
+        A name such as ``torchvision:CIFAR10`` (``critmass list datasets``), or an object that offers the
+        same (sources/base.py).
     out : path
         The store's folder. One that holds the same extraction, finished or not, is reused or resumed.
+        With several layers: the folder of one store for each.
+    layer : str or sequence of str
+        "penultimate", "output", or modules by name or glob (``critmass list layers MODEL``); all in one
+        pass. A sequence or a glob gives a dict of Features by layer.
+    pooling : "auto", "avg", "max", "cls", "last", "flatten" or "none"
+        What becomes of activations that have positions (places of an image, tokens).
     image_size : int, optional
         Side of the square images given to the model; by default the model's own.
+    transform : ImageTransform, optional
+        For a torch.nn.Module; ImageNet's usual one by default.
+    splits : mapping, optional
+        Our splits (train, validation, test, or a further test split) from the dataset's own, such as
+        ``{"train": "train", "test": "val"}``.
+    classes, limit
+        Only these classes; at most so many samples of each split (a seeded, stratified sample).
+    tests : mapping, optional
+        Further test splits from other datasets, such as ``{"v2": "imagenetv2:path"}``.
+    columns, root
+        Columns of a table by role (text, image, label, group, split); where downloads are kept.
+    views : int
+        Augmented copies of the training images to extract beside the evaluation view (the paper's
+        augmentations, seeded for each image).
+    batch_size : int, optional
+        By default the largest power of two, up to 64 on the CPU and 512 elsewhere, that fits in memory.
+    device, precision
+        Such as "cuda"; "float32", "tf32", "bfloat16" or "float16".
+    dtype : "float32" or "float16"
+        How activations are stored.
+    workers : int, optional
+        Threads that read and prepare samples; as many as there are cores by default.
+    on_bad : "stop" or "list"
+        What to do with a sample that cannot be read: stop, or leave it out and list it in the store's
+        provenance under "left_out".
+    existing : "reuse" or "replace"
+        What to do where `out` holds another extraction: refuse, or replace it.
+
+    Returns
+    -------
+    Features, or dict of str to Features
 
     Raises
     ------
     InputError
-        For an unknown name or layer, or a folder that holds something else.
+        For anything that cannot be used, naming it; a store is finished or can be resumed, never half.
     """
-    model = open_model(model) if isinstance(model, str) else model
-    dataset = open_dataset(dataset) if isinstance(dataset, str) else dataset
-    if layer not in model.layers:
-        raise unknown(f"layer of {model.name}", layer, model.layers)
-    spec: ExtractSpec = validated(
-        ExtractSpec,
-        model=model.describe(),
-        dataset=dataset.describe(),
-        layer=layer,
-        image_size=model.image_size if image_size is None else image_size,
-        batch_size=batch_size,
-        shard_rows=SHARD_ROWS,
-    )
-    folder, spec_id = Path(out), content_id(spec.model_dump(mode="json"))
-    if holds(folder, spec_id):
-        return Features.open(folder)
-    splits = dataset.splits()
-    classes, _ = encode(splits["train"].labels)
-    header = Header(
-        name=f"{model.name.strip(':')}-{dataset.name.strip(':')}",
-        task="classification",
+    for name, value, allowed in (
+        ("pooling", pooling, POOLINGS),
+        ("on_bad", on_bad, ("stop", "list")),
+        ("existing", existing, ("reuse", "replace")),
+    ):
+        if value not in allowed:
+            raise unknown(name, str(value), allowed)
+    for name, number in (("batch_size", batch_size), ("workers", workers)):
+        if number is not None and number < 1:
+            raise InputError(name, number, "1 or more")
+    check_writable(Path(out))
+    request = DatasetRequest(dict(columns or {}), None if root is None else Path(root), progress or silent)
+    opened = open_dataset(dataset, request) if isinstance(dataset, str) else dataset
+    others = {
+        name: open_dataset(other, request) if isinstance(other, str) else other
+        for name, other in (tests or {}).items()
+    }
+    for test, other in others.items():
+        if other.kind != opened.kind:
+            raise InputError(
+                f"tests {test!r}", other.name, f"a dataset of {opened.kind}s, as {opened.name} is"
+            )
+    network = _network(model, image_size, transform, opened, request.progress).place(device, precision)
+    named = [layer] if isinstance(layer, str) else list(layer)
+    layers = _resolved(network, named)
+    single = isinstance(layer, str) and layers == [layer]
+    selection = describe_selection(
+        splits=splits,
         classes=classes,
-        groups=None,
-        dtype="float32",
-        n_neurons=model.layers[layer],
-        spec_id=spec_id,
-        provenance=spec.model_dump(mode="json"),
+        limit=limit,
+        tests={test: other.describe() for test, other in others.items()},
+        seed=seed,
     )
-    codes = {name: codes_of(name, split.labels, classes) for name, split in splits.items()}
-    writer = StoreWriter(folder, header, {name: len(y) for name, y in codes.items()}, SHARD_ROWS)
-    missing = list(writer.missing())
-    count = counted(progress or silent, "extracting", sum(writer.sizes.values()))
-    count(sum(writer.sizes.values()) - sum(rows.stop - rows.start for _, _, rows in missing))
-    forward = model.load(layer=layer, image_size=spec.image_size)
-    for split, index, rows in missing:
-        batches = []
-        for start in range(rows.start, rows.stop, batch_size):
-            images = splits[split].images[start : min(start + batch_size, rows.stop)]
-            batches.append(forward(images))
-            count(len(images))
-        x = np.concatenate(batches)
-        require_finite(f"activations of {split!r}", x, range(rows.start, rows.stop))
-        writer.write(split, index, x, y=codes[split][rows])
-    writer.finish()
-    return Features.open(folder)
+    folders = {name: Path(out) if single else Path(out) / name for name in layers}
+    specs: dict[str, dict[str, Any]] = {
+        name: validated(
+            ExtractSpec,
+            model=network.describe(),
+            dataset=opened.describe(),
+            selection=selection,
+            layer=name,
+            pooling=pooling,
+            dtype=dtype,
+            views=views,
+            seed=seed,
+            shard_rows=SHARD_ROWS,
+        ).model_dump(mode="json")
+        for name in layers
+    }
+    for name, folder in folders.items():
+        _check_existing(folder, specs[name], existing, on_bad)
+    todo = [name for name in layers if not holds(folders[name], content_id(specs[name]))]
+    if todo:
+        further = {test: other.splits() for test, other in others.items()}
+        chosen = select(
+            opened.splits(), splits=splits, classes=classes, limit=limit, tests=further, seed=seed
+        )
+        _extract(
+            network,
+            _Labelled.of(chosen, views),
+            {name: (folders[name], specs[name]) for name in todo},
+            name=f"{network.name.strip(':')}-{opened.name.strip(':')}",
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            on_bad=on_bad,
+            progress=progress or silent,
+        )
+    features = {name: Features.open(folder) for name, folder in folders.items()}
+    return features[layers[0]] if single else features
+
+
+def _network(
+    model: Any,
+    image_size: int | None,
+    transform: ImageTransform | None,
+    dataset: Dataset,
+    progress: Progress,
+) -> Network:
+    if isinstance(model, str):
+        if transform is not None:
+            raise InputError("transform", said("given"), "none with a model by name, which has its own")
+        network = open_model(model, image_size=image_size, progress=progress)
+    else:
+        network = wrap(model, transform, image_size)
+    if network.kind not in (None, dataset.kind):
+        raise InputError(
+            "dataset", dataset.name, f"a dataset of {network.kind}s, which {network.name} takes in"
+        )
+    return network
+
+
+def _resolved(network: Network, named: Sequence[str]) -> list[str]:
+    """Return the layers that names and globs stand for, in the order of the network."""
+    if all(name == PENULTIMATE for name in named) and named:
+        return [PENULTIMATE]
+    known = list(network.layers())
+    found: set[str] = set()
+    for name in named:
+        matching = [name] if name in known else fnmatch.filter(known, name)
+        if not matching:
+            raise unknown(f"layer of {network.name}", name, known)
+        found.update(matching)
+    if not found:
+        raise InputError(
+            "layer", list(named), "a layer at least", f"{PENULTIMATE}, {OUTPUT}, or a module's name"
+        )
+    return [name for name in known if name in found]
+
+
+def _check_existing(
+    folder: Path, spec: dict[str, Any], existing: Literal["reuse", "replace"], on_bad: str
+) -> None:
+    if not is_store(folder):
+        return
+    spec_id = content_id(spec)
+    if existing == "replace" and spec_ids(folder) != {spec_id}:
+        remove_store(folder)
+    elif (folder / MANIFEST).exists():
+        made = open_store(folder).manifest
+        left_out = made.provenance.get("left_out", [])
+        if made.spec_id != spec_id:
+            raise StoreError(
+                str(folder),
+                said(f"another extraction: {_difference(made.provenance, spec)}"),
+                "the same extraction",
+                "choose another folder, or replace it with existing='replace'",
+            )
+        if left_out and on_bad == "stop":
+            raise StoreError(
+                str(folder),
+                said(f"a store without {len(left_out)} unreadable samples ({left_out[0]['sample']})"),
+                "a store of every sample",
+                "accept it with on_bad='list', or repair them and extract with existing='replace'",
+            )
+
+
+def _difference(made: Any, asked: Any, path: str = "") -> str:
+    """Return the first place where two records differ, and both values."""
+    if isinstance(made, Mapping) and isinstance(asked, Mapping):
+        for key in asked:
+            if made.get(key) != asked[key]:
+                return _difference(made.get(key), asked[key], f"{path}.{key}" if path else str(key))
+        for key in made:
+            if key not in asked and path:
+                return f"{path}.{key} {made[key]!r}, asked for none"
+    return f"{path or 'something else'} {made!r}, asked for {asked!r}"
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """What is read, and what is stored beside it, by the split's name in the store."""
+
+    samples: Mapping[str, Samples]
+    view: Mapping[str, int]
+    task: Task | None
+    classes: Classes | None
+    groups: tuple[str, ...] | None
+    y: Mapping[str, NDArray[Any]]
+    group: Mapping[str, Indices]
+
+    @classmethod
+    def of(cls, chosen: Mapping[str, Samples], views: int) -> _Labelled:
+        """Check labels and groups of all splits together; add the augmented views of the training split."""
+        labels = {name: samples.labels for name, samples in chosen.items() if samples.labels is not None}
+        task, classes, y = targets_of_splits(labels, {name: np.empty((0, 0)) for name in chosen}, "auto")
+        texts = {name: samples.groups for name, samples in chosen.items() if samples.groups is not None}
+        names = tuple(map(str, encode(np.concatenate(list(texts.values())))[0])) if texts else None
+        group = {name: np.searchsorted(np.array(names), text) for name, text in texts.items()}
+        samples, view = dict(chosen), dict.fromkeys(chosen, 0)
+        for number in range(1, views + 1):
+            copy = view_name(number)
+            samples[copy], view[copy] = chosen["train"], number
+            for home in (y, group):
+                if "train" in home:
+                    home[copy] = home["train"]
+        return cls(samples, view, task, classes, names, y, group)
+
+
+def _extract(
+    network: Network,
+    data: _Labelled,
+    stores: Mapping[str, tuple[Path, dict[str, Any]]],
+    *,
+    name: str,
+    batch_size: int | None,
+    device: str,
+    workers: int | None,
+    on_bad: str,
+    progress: Progress,
+) -> None:
+    """Write every shard that is missing in any of the stores, one for each layer."""
+    some = next(iter(stores.values()))[1]
+
+    def prepare(job: tuple[str, int]) -> Any:
+        split, row = job
+        view = data.view[split]
+        try:
+            sample = data.samples[split].read(row)
+            return network.prepare(sample, rng.stream(some["seed"], "view", view, row) if view else None)
+        except BadSampleError as error:
+            return error
+
+    first = _first_sample(prepare, data, on_bad)
+    run = functools.partial(network.start, layers=tuple(stores), pooling=some["pooling"])
+    widths = {layer: x.shape[1] for layer, x in run([first])().items()}
+    batch = _batch_size(run, first, device) if batch_size is None else batch_size
+    sizes = {split: len(samples) for split, samples in data.samples.items()}
+    writers = {
+        layer: StoreWriter(
+            folder,
+            Header(
+                name=name if layer == PENULTIMATE else f"{name}-{layer}",
+                task=data.task,
+                classes=data.classes,
+                groups=data.groups,
+                dtype=spec["dtype"],
+                n_neurons=widths[layer],
+                spec_id=content_id(spec),
+                provenance={**spec, "batch_size": batch},
+            ),
+            sizes,
+            SHARD_ROWS,
+        )
+        for layer, (folder, spec) in stores.items()
+    }
+    missing = {layer: list(writer.missing()) for layer, writer in writers.items()}
+    shards = sorted(
+        {
+            (split, index, (rows.start, rows.stop))
+            for shards in missing.values()
+            for split, index, rows in shards
+        },
+        key=lambda shard: (list(sizes).index(shard[0]), shard[1]),
+    )
+    count = counted(progress, "extracting", sum(sizes.values()))
+    count(sum(sizes.values()) - sum(stop - start for _, _, (start, stop) in shards))
+    window = SHARD_ROWS if network.kind == "text" else 4 * batch
+    jobs = ((split, row) for split, _, rows in shards for row in range(*rows))
+    with _ahead(prepare, jobs, window, workers or os.cpu_count() or 1) as prepared:
+        for split, index, (start, stop) in shards:
+            kept: list[int] = []
+            left_out: list[dict[str, str]] = []
+            inputs = _whole(zip(range(start, stop), prepared), kept, left_out, on_bad)  # noqa: B905
+            x = _activations(run, inputs, batch, by_length=network.kind == "text", count=count)
+            count(len(left_out))
+            for layer, writer in writers.items():
+                if (split, index, slice(start, stop)) in missing[layer]:
+                    writer.write(
+                        split,
+                        index,
+                        _stored(
+                            x[layer] if kept else np.empty((0, widths[layer])), some["dtype"], split, kept
+                        ),
+                        y=data.y[split][kept] if split in data.y else None,
+                        group=data.group[split][kept] if split in data.group else None,
+                        left_out=left_out,
+                    )
+    for writer in writers.values():
+        writer.finish()
+
+
+@contextlib.contextmanager
+def _ahead(
+    work: Callable[[Any], Any], jobs: Iterator[Any], window: int, workers: int
+) -> Iterator[Iterator[Any]]:
+    """Give the results of jobs in order, worked on by threads, at most `window` of them ahead."""
+    with concurrent.futures.ThreadPoolExecutor(workers, "critmass-read") as pool:
+        waiting = collections.deque(pool.submit(work, job) for job in itertools.islice(jobs, window))
+
+        def results() -> Iterator[Any]:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(work, job) for job in itertools.islice(jobs, 1))
+
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _whole(
+    prepared: Iterator[tuple[int, Any]], kept: list[int], left_out: list[dict[str, str]], on_bad: str
+) -> Iterator[Any]:
+    """Give the samples that could be read, noting their rows, and the others by name."""
+    for row, sample in prepared:
+        if not isinstance(sample, BadSampleError):
+            kept.append(row)
+            yield sample
+        elif on_bad == "stop":
+            raise sample
+        else:
+            left_out.append({"sample": sample.name, "found": str(sample.found)})
+
+
+def _activations(
+    run: Callable[[Sequence[Any]], Callable[[], Activations]],
+    inputs: Iterator[Any],
+    batch_size: int,
+    *,
+    by_length: bool,
+    count: Callable[[int], None],
+) -> Activations:
+    """Return the activations of prepared samples by layer, in order.
+
+    A batch is started before the one ahead of it is waited for, so that a device never waits for Python.
+    With `by_length`, samples of like length share a batch, so that little is spent on padding.
+    """
+    order: Indices | None = None
+    if by_length:
+        samples = list(inputs)
+        order = np.argsort([-len(sample) for sample in samples], kind="stable")
+        inputs = (samples[i] for i in order)
+    started: collections.deque[Callable[[], Activations]] = collections.deque()
+    done: list[Activations] = []
+    while batch := list(itertools.islice(inputs, batch_size)):
+        started.append(run(batch))
+        if len(started) > 1:
+            done.append(started.popleft()())
+        count(len(batch))
+    done += [wait() for wait in started]
+    x = {layer: np.concatenate([found[layer] for found in done]) for layer in (done[0] if done else ())}
+    return x if order is None else {layer: rows[np.argsort(order)] for layer, rows in x.items()}
+
+
+def _first_sample(prepare: Callable[[tuple[str, int]], Any], data: _Labelled, on_bad: str) -> Any:
+    """Return the first sample that can be read, prepared."""
+    for split, samples in data.samples.items():
+        for row in range(len(samples)):
+            sample = prepare((split, row))
+            if not isinstance(sample, BadSampleError):
+                return sample
+            if on_bad == "stop":
+                raise sample
+    raise InputError("dataset", said("no sample that can be read"), "one at least")
+
+
+def _batch_size(run: Callable[[Sequence[Any]], Callable[[], Activations]], sample: Any, device: str) -> int:
+    """Return the largest batch, halving, that fits in the device's memory; a fixed one on the CPU."""
+    if device == "cpu":
+        return BATCH_SIZES["cpu"]
+    size = BATCH_SIZES["accelerator"]
+    while True:
+        try:
+            run([sample] * size)()
+        except MemoryError:
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            return size
+
+
+def _stored(x: NDArray[Any], dtype: str, split: str, rows: Sequence[int]) -> NDArray[Any]:
+    """Return activations as they are stored, or raise InputError for one that is not finite."""
+    name = f"activations of {split!r}"
+    require_finite(name, x, rows)
+    with np.errstate(over="ignore"):
+        stored = x.astype(dtype)
+    if not np.isfinite(stored).all():
+        found = said(f"{np.abs(x).max():.3g}, above {np.finfo(np.float16).max:.3g}")
+        raise InputError(name, found, "numbers that float16 holds", "store them with dtype='float32'")
+    return stored

@@ -45,7 +45,7 @@ class MeasureSpec(Spec):
     features: str = Field(description="fingerprint of the features")
     score: str
     parts: str
-    order: str | None = Field(default=None, description="content id of an explicit order")
+    order: str | None = Field(default=None, description="content id of explicit orders or masks")
     seeding: Literal["critmass", "authors"] = "critmass"
     sizes: tuple[int, ...]
     repeats: int = Field(ge=1)
@@ -54,13 +54,16 @@ class MeasureSpec(Spec):
 
 
 class ExtractSpec(Spec):
-    """One features store: which layer of which model on which dataset."""
+    """One features store: which layer of which model on which samples. Not in it: the batch size."""
 
     model: dict[str, Any]
     dataset: dict[str, Any]
+    selection: dict[str, Any] = Field(default={}, description="splits, classes, samples and further tests")
     layer: str
-    image_size: int = Field(ge=16, le=4096)
-    batch_size: int = Field(ge=1)
+    pooling: str
+    dtype: Literal["float16", "float32"]
+    views: int = Field(ge=0, le=1000)
+    seed: int = Field(ge=0)
     shard_rows: int = Field(ge=1)
 
 

@@ -281,8 +281,9 @@ class StoreWriter:
         y: NDArray[Any] | None = None,
         group: Indices | None = None,
         weight: NDArray[np.float64] | None = None,
+        left_out: Sequence[Mapping[str, str]] = (),
     ) -> None:
-        """Write one shard, whole or not at all."""
+        """Write one shard, whole or not at all; rows that were to be in it and are not, are named in it."""
         if x.shape[1] != self.header.n_neurons:
             found = said(f"{x.shape[1]} neurons")
             raise StoreError(
@@ -295,25 +296,34 @@ class StoreWriter:
             tensors["group"] = np.ascontiguousarray(group, dtype=np.int64)
         if weight is not None:
             tensors["weight"] = np.ascontiguousarray(weight, dtype=np.float64)
-        label = {"spec": self.header.spec_id, "split": split, "index": index}
+        label: dict[str, Any] = {"spec": self.header.spec_id, "split": split, "index": index}
+        if left_out:
+            label["left_out"] = list(left_out)
         write_atomic(
             self._path(split, index), safetensors_bytes(tensors, metadata={"critmass": canonical_json(label)})
         )
 
-    def finish(self) -> OpenStore:
-        """Write the manifest, which makes the folder a store, and open it."""
-        splits = {
-            split: StoredSplit(
-                n_rows=n_rows,
-                shards=tuple(
-                    self._describe(self._path(split, index), min(self.shard_rows, n_rows - start))
-                    for index, start in enumerate(range(0, n_rows, self.shard_rows))
-                ),
-            )
-            for split, n_rows in self.sizes.items()
-        }
+    def finish(self, **provenance: Any) -> OpenStore:
+        """Write the manifest, which makes the folder a store, and open it.
+
+        `provenance` is added to the header's; so are the rows left out, under "left_out".
+        """
+        splits, left_out = {}, []
+        for split, planned in self.sizes.items():
+            paths = [self._path(split, index) for index in range(-(-planned // self.shard_rows))]
+            rows = {path: len(map_tensors(path)["x"]) for path in paths}
+            shards = tuple(_described(path, rows[path]) for path in paths if rows[path])
+            left_out += [
+                {"split": split, **row}
+                for path in paths
+                for row in safetensors_label(path).get("left_out", ())
+            ]
+            if not shards:
+                raise StoreError(f"rows of {split!r}", said("every row left out"), "a row at least")
+            splits[split] = StoredSplit(n_rows=sum(rows.values()), shards=shards)
+        added = {**self.header.provenance, **provenance, **({"left_out": left_out} if left_out else {})}
         content: dict[str, Any] = {
-            **self.header.model_dump(mode="json"),
+            **self.header.model_copy(update={"provenance": added}).model_dump(mode="json"),
             "format": FORMAT,
             "version": VERSION,
             "splits": {name: split.model_dump(mode="json") for name, split in splits.items()},
@@ -331,10 +341,6 @@ class StoreWriter:
 
     def _path(self, split: str, index: int) -> Path:
         return self.folder / f"{split}-{index:05d}.safetensors"
-
-    @staticmethod
-    def _describe(path: Path, rows: int) -> Shard:
-        return Shard(file=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def write_store(
@@ -362,8 +368,24 @@ def write_store(
     return writer.finish()
 
 
+def spec_ids(folder: Path) -> set[str]:
+    """Return the ids of the specs that a folder's shards were made from."""
+    return {str(safetensors_label(path).get("spec")) for path in _shards_in(folder)}
+
+
+def remove_store(folder: Path) -> None:
+    """Remove a store, finished or not, from its folder: the manifest first, so that half of it is none."""
+    if is_store(folder):
+        for path in (folder / MANIFEST, *_shards_in(folder)):
+            path.unlink(missing_ok=True)
+
+
 def _shards_in(folder: Path) -> Sequence[Path]:
     return [path for path in sorted(folder.iterdir()) if _SHARD_NAME.fullmatch(path.name)]
+
+
+def _described(path: Path, rows: int) -> Shard:
+    return Shard(file=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def _damaged(path: Path, found: str) -> StoreError:

