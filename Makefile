@@ -10,9 +10,10 @@ DATA ?= ../shared/data
 
 VENV := .venv
 BASE := .venv-base
+STUDY := .venv-study
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench probes docs clean
+.PHONY: setup demo test lint bench probes intervals study docs clean
 
 setup: $(VENV)/.dev
 
@@ -34,13 +35,21 @@ bench: $(VENV)/.dev
 probes: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/probes.py --data $(DATA)
 
+intervals: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/intervals.py
+
+# Its own environment: PyPI's torchvision does not load beside a CPU build of torch, and nothing here needs it.
+study: $(STUDY)/.study
+	$(STUDY)/bin/critmass study run studies/local.yaml --data $(DATA)
+	$(STUDY)/bin/python benchmarks/results.py studies/local.yaml
+
 docs: $(VENV)/.dev
 	$(VENV)/bin/critmass demo --out critmass-demo
 	cp critmass-demo/curve.svg docs/images/curve.svg
 	$(VENV)/bin/python -m pytest tests/test_docs.py
 
 clean:
-	rm -rf $(VENV) $(BASE) critmass-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BASE) $(STUDY) critmass-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Torch first, alone: so that nothing else chooses a build of it.
 $(VENV)/.dev: pyproject.toml
@@ -53,6 +62,12 @@ $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) $(TORCH)
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -e ".[demo]"
+	touch $@
+
+$(STUDY)/.study: pyproject.toml
+	$(PYTHON) -m venv $(STUDY)
+	$(STUDY)/bin/python -m pip install $(PIP_FLAGS) $(TORCH)
+	$(STUDY)/bin/python -m pip install $(PIP_FLAGS) -e ".[report,weights]"
 	touch $@
 
 # Only what `pip install critmass` brings, to prove that arrays need no more.

@@ -11,9 +11,21 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "critmass"
 ROOMS = (
-    *("errors", "files", "rng", "specs", "progress", "arrays", "tensors", "store", "readers", "labels"),
-    *("features", "sources", "extraction", "parts", "moments", "scores", "redundancy", "curve", "results"),
-    *("measuring", "testing", "figures", "report", "demo", "cli"),
+    *("errors", "files", "rng", "specs", "progress", "downloads", "arrays", "tensors", "store", "readers"),
+    *("labels", "features", "sources", "extraction", "moments", "bases", "parts", "scores", "redundancy"),
+    *(
+        "curve",
+        "gini",
+        "inequalities",
+        "results",
+        "measuring",
+        "mitigation",
+        "pairwise",
+        "testing",
+        "study",
+        "figures",
+    ),
+    *("atlas", "report", "demo", "cli"),
 )
 
 
@@ -70,4 +82,6 @@ def test_public_names_are_all_there():
         assert getattr(cm, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         cm.nothing  # noqa: B018
-    assert callable(cm.measure)
+    assert all(
+        callable(getattr(cm, name)) for name in ("measure", "inequality", "similarity", "extract", "cka")
+    )

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from helpers_data import blobs, flip, tree
 
 from critmass import cli
 from critmass.features import Features
+from critmass.inequalities import inequality
 from critmass.measuring import measure
-from critmass.sources import LabelledImages
+from critmass.sources.base import Layer
 
-COMMANDS = ["demo", "extract", "measure", "report", "verify", "list"]
+COMMANDS = ["demo", "extract", "measure", "inequality", "choose", "figure", "report", "verify", "list"]
 RECORD_KEYS = {"features", "score", "parts", "delta", "dr", "low", "high", "critical_mass", "n_neurons"}
 RECORD_KEYS |= {"whole", "sustained", "spread"}
 D = 12
@@ -235,8 +236,8 @@ def test_a_second_run_reuses_the_first(run: Any, npz: Path) -> None:
 @pytest.mark.parametrize("what", ["models", "datasets", "scores", "parts"])
 def test_list(run: Any, what: str) -> None:
     expected = {
-        "models": {"lite0:"},
-        "datasets": {"mnist5k:"},
+        "models": {"lite0:", "timm:NAME.TAG", "zoo:resnet50", "zoo:resnet50-mrl"},
+        "datasets": {"mnist5k:", "folder:PATH"},
         "scores": {"ridge", "cka", "cka-biased", "cka-minibatch"},
         "parts": {"random", "first"},
     }[what]
@@ -253,8 +254,13 @@ def test_list(run: Any, what: str) -> None:
 def test_list_layers(run: Any) -> None:
     code, out, err = run("list", "layers", "lite0:", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == {"layers": {"penultimate": "1280 neurons"}}
-    assert run("list", "layers", "lite0:")[1] == "penultimate  1280 neurons\n"
+    layers = json.loads(out)["layers"]
+    assert list(layers)[:2] == ["penultimate", "output"]
+    assert layers["penultimate"] == {"shape": [1280], "n_neurons": 1280}
+    assert layers["_conv_stem"] == {"shape": [32, 112, 112], "n_neurons": 32}
+    lines = [line.split("  ") for line in run("list", "layers", "lite0:")[1].splitlines()]
+    assert [line[0] for line in lines] == list(layers)
+    assert {line[-1] for line in lines} >= {"1280 neurons", "1000 neurons", "32 neurons"}
 
 
 def test_verify_and_report(run: Any, npz: Path, tmp_path: Path) -> None:
@@ -284,40 +290,154 @@ def test_verify_and_report(run: Any, npz: Path, tmp_path: Path) -> None:
     assert all((tmp_path / file).stat().st_size > 0 for file in record["files"])
 
 
-def test_extract(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sums:
-        name, image_size, layers = "sums:", 16, {"penultimate": 2}
+def test_inequality_of_results(run: Any, npz: Path) -> None:
+    groups = np.arange(40) % 2
+    np.savez(npz, **data(), groups_test=groups, X_v2=data()["X_test"][::2], y_v2=data()["y_test"][::2])
+    run("measure", npz, "--out", "results", "--sizes", 3)
+    run("measure", npz, "--out", "results", "--sizes", 3, "--score", "cka")
+    code, out, err = run("inequality", "results", "--json", "--out", "table.csv")
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["files"] == ["table.csv"]
+    curve = measure(npz, sizes=3)
+    assert [(r["score"], r["split"]) for r in record["inequality"]] == [("ridge", "test"), ("ridge", "v2")]
+    for r in record["inequality"]:
+        expected = inequality(curve.on(r["split"]))
+        assert r["sizes"] == expected.frame.to_dicts()
+        assert r["trade_off"] == expected.trade_off.to_dicts()
+    written = pl.read_csv("table.csv")
+    assert written["split"].to_list() == ["test"] * 4 + ["v2"] * 2
+    assert written["by"].to_list() == ["class"] * 2 + ["group"] * 2 + ["class"] * 2
+    run("inequality", "results", "--out", "table.parquet")
+    assert pl.read_parquet("table.parquet").columns == written.columns
 
-        def describe(self) -> dict[str, Any]:
-            return {"name": self.name}
+    code, out, _ = run("inequality", "results")
+    assert code == 0
+    for title in ("test, by class", "test, by group", "v2, by class"):
+        assert f"ridge (accuracy), random parts, {title}" in out
+    first = inequality(curve).frame.row(0, named=True)
+    row = next(line for line in out.splitlines() if re.match(r"│ +3 │", line))
+    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
+        "3",
+        *(f"{first[name]:.3f}" for name in ("accuracy", "gini", "gini_null", "cov", "cov_corrected")),
+        f"{first['cov_low']:.3f} to {first['cov_high']:.3f}",
+        f"{first['cov_null']:.3f}",
+        first["worst"],
+        f"{first['worst_accuracy']:.3f}",
+    ]
 
-        def load(self, *, layer: str, image_size: int) -> Callable[..., np.ndarray]:
-            return lambda images: np.array([[i.sum(), i.max()] for i in images], dtype=np.float32)
 
-    class Few:
-        name = "few:"
+def test_inequality_of_features_measures_them_first(run: Any, npz: Path) -> None:
+    code, out, _ = run("inequality", npz, "--json")
+    assert code == 0
+    assert json.loads(out)["inequality"][0]["sizes"] == inequality(measure(npz)).frame.to_dicts()
 
-        def describe(self) -> dict[str, Any]:
-            return {"name": self.name}
 
-        def splits(self) -> dict[str, LabelledImages]:
-            images = list(np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((2, 2), np.uint8))
-            return {name: LabelledImages(images, np.arange(10) % 2) for name in ("train", "test")}
+def only_cka(folder: Path) -> None:
+    OK(folder)
+    measure(folder / "features.npz", score="cka", out=folder / "results")
 
-    monkeypatch.setattr("critmass.extraction.open_model", lambda name: Sums())
-    monkeypatch.setattr("critmass.extraction.open_dataset", lambda name: Few())
-    code, out, err = run("extract", "sums:", "few:", "--out", "store", "--batch-size", 3, "--json")
+
+class Sums:
+    """A network of two neurons: the sum of an image's red pixels, and their maximum."""
+
+    name, kind = "sums:", "image"
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def layers(self) -> dict[str, Layer]:
+        return {"penultimate": Layer((2,), 2), "output": Layer((1,), 1)}
+
+    def place(self, device: str, precision: str) -> Sums:
+        return self
+
+    def prepare(self, sample: Any, draw: np.random.Generator | None = None) -> np.ndarray:
+        return np.asarray(sample)[..., 0]
+
+    def start(self, batch: Sequence[Any], layers: Sequence[str], pooling: str) -> Callable[[], Any]:
+        x = np.array([[i.sum(), i.max()] for i in batch], dtype=np.float32)
+        return lambda: {layer: x[:, : self.layers()[layer].n_neurons] for layer in layers}
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("critmass.extraction.open_model", lambda name, **asked: Sums())
+    x = np.arange(20, dtype=np.uint8)[:, None, None] * np.ones((2, 2), np.uint8)
+    y = np.arange(20) % 4
+    np.savez(tmp_path / "images.npz", X_train=x, y_train=y, X_val=x[:8], y_val=y[:8])
+    return tmp_path / "images.npz"
+
+
+def test_extract(run: Any, tmp_path: Path, images: Path) -> None:
+    code, out, err = run(
+        "extract", "sums:", "arrays:images.npz", "--out", "store", "--batch-size", 3, "--json"
+    )
     assert code == 0
     assert json.loads(out) == {
         "features": "store",
-        "name": "sums-few",
+        "name": "sums-arrays:images",
         "n_neurons": 2,
-        "rows": {"train": 10, "test": 10},
+        "rows": {"train": 15, "validation": 8, "test": 5},
+        "left_out": 0,
     }
     assert err.startswith("extracting: ")
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
-    assert (manifest["provenance"]["batch_size"], manifest["provenance"]["image_size"]) == (3, 16)
-    np.testing.assert_array_equal(Features.open("store").splits["test"].x[:][:, 1], np.arange(10))
+    assert manifest["provenance"]["batch_size"] == 3
+    np.testing.assert_array_equal(Features.open("store").splits["validation"].x[:][:, 1], np.arange(8))
+
+
+def test_extract_chooses_splits_classes_samples_and_layers(run: Any, tmp_path: Path, images: Path) -> None:
+    code, out, _ = run(
+        *("extract", "sums:", "arrays:images.npz", "--out", "stores", "--layer", "penultimate", "output"),
+        *("--splits", "train=train", "test=validation", "--classes", "1", "3", "--limit", "train=6"),
+        *("--tests", "again=arrays:images.npz", "--dtype", "float16", "--json"),
+    )
+    assert code == 0
+    records = json.loads(out)["stores"]
+    assert [(r["features"], r["n_neurons"]) for r in records] == [
+        ("stores/penultimate", 2),
+        ("stores/output", 1),
+    ]
+    assert records[0]["rows"] == {"train": 6, "test": 4, "again": 4}
+    features = Features.open("stores/penultimate")
+    assert (features.classes, features.splits["test"].x.dtype) == ((1, 3), np.float16)
+    np.testing.assert_array_equal(features.splits["test"].x[:][:, 1], [1, 3, 5, 7])
+    np.testing.assert_array_equal(np.bincount(features.splits["train"].y), [3, 3])
+
+
+def test_choose_writes_masks_that_measure_takes(run: Any, npz: Path, tmp_path: Path) -> None:
+    asked = ("choose", npz, "--sizes", "3", "6", "--candidates", 3, "--repeats", 2, "--out", "masks.npy")
+    code, out, _ = run(*asked, "--json")
+    assert code == 0
+    assert [row["size"] for row in json.loads(out)["sizes"]] == [3, 6]
+    masks = np.load(tmp_path / "masks.npy")
+    assert masks.sum(axis=2).tolist() == [[3, 6], [3, 6]]
+    code, out, _ = run("measure", npz, "--parts", "masks.npy", "--json")
+    assert code == 0
+    assert {r["parts"] for r in json.loads(out)["redundancy"]} == {"masks"}
+
+
+def test_study_and_figures(run: Any, npz: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text(
+        "text,label\n" + "".join(f"word {i % 2} {i},{i % 2}\n" for i in range(40))
+    )
+    (tmp_path / "study.yaml").write_text(
+        "name: tiny\nmodels: {words: {model: 'wordllama:'}}\ndatasets: {texts: {dataset: 'csv:texts.csv'}}\n"
+        "features: [{models: [words], datasets: [texts]}]\nmeasure: [{scores: [ridge], sizes: [8]}]\n"
+    )
+    assert run("study", "status", "study.yaml")[1].endswith("0 done, 1 missing, 0 failed\n")
+    assert run("study", "run", "study.yaml", "--dry-run")[0] == 0
+    assert not (tmp_path / "results").exists()
+    code, out, err = run("study", "run", "study.yaml", "--json")
+    assert (code, json.loads(out)["done"]) == (0, 1), err
+    code, out, _ = run("figure", "all", "study.yaml", "--json")
+    assert code == 0
+    assert "results/tiny/figures/accuracy.svg" in json.loads(out)["files"]
+    (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text().replace("ridge", "rigde"))
+    code, out, err = run("study", "run", "study.yaml")
+    assert (code, "did you mean 'ridge'" in out) == (2, True)
+    assert err.splitlines()[-1].startswith("critmass: study: found 1 cells failed")
 
 
 # Bad input: code 2, one line on stderr, nothing written.
@@ -465,7 +585,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "unknown option": (OK, [*MEASURE, "--repeat", "3"], ["--repeat", "--repeats"]),
     "no features": (OK, ["measure"], ["features"]),
     "too many arguments": (OK, ["verify", "a", "b"], ["b"]),
-    "extract: unknown model": (OK, ["extract", "lite1:", "mnist5k:", "--out", "o"], ["'lite1'", "lite0"]),
+    "extract: unknown model": (OK, ["extract", "lite9:", "mnist5k:", "--out", "o"], ["'lite9'", "lite0"]),
     "extract: unknown dataset": (OK, ["extract", "lite0:", "mnist:", "--out", "o"], ["'mnist'", "mnist5k"]),
     "extract: unknown layer": (
         OK,
@@ -476,6 +596,16 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
         OK,
         ["extract", "lite0:", "mnist5k:", "--out", "o", "--batch-size", "0"],
         ["batch_size", "found 0"],
+    ),
+    "extract: limit": (
+        OK,
+        ["extract", "lite0:", "mnist5k:", "--out", "o", "--limit", "few"],
+        ["--limit", "'few'"],
+    ),
+    "extract: splits": (
+        OK,
+        ["extract", "lite0:", "mnist5k:", "--out", "o", "--splits", "train"],
+        ["--splits", "'train'", "name=value"],
     ),
     "extract: no out": (OK, ["extract", "lite0:", "mnist5k:"], ["out"]),
     "extract: into a file": (
@@ -489,15 +619,34 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
         ["features.npz", "choose another folder"],
     ),
     "demo: into a file": (OK, ["demo", "--out", "features.npz"], ["is a file"]),
+    "choose: not a .npy": (
+        OK,
+        ["choose", "features.npz", "--out", "masks.txt"],
+        ["out", "'masks.txt'", ".npy"],
+    ),
+    "choose: by": (OK, ["choose", "features.npz", "--out", "m.npy", "--by", "best"], ["by", "worst-class"]),
+    "study: missing": (OK, ["study", "run", "s.yaml"], ["study", "'s.yaml'", "exists"]),
+    "figure: missing study": (OK, ["figure", "accuracy", "s.yaml"], ["study", "'s.yaml'"]),
     "list: unknown": (OK, ["list", "modles"], ['"modles"', "models"]),
     "list: layers of nothing": (OK, ["list", "layers"], ["model", "layers"]),
     "list: models of something": (OK, ["list", "models", "lite0:"], ["model", "'lite0:'"]),
-    "list: layers of an unknown": (OK, ["list", "layers", "lite:"], ["'lite'", "did you mean 'lite0'"]),
+    "list: layers of an unknown": (OK, ["list", "layers", "lite:"], ["'lite'", "did you mean 'lite"]),
     "verify: missing": (OK, ["verify", "store"], ["'store'", "exists"]),
     "verify: a file": (OK, ["verify", "features.npz"], ["'features.npz'", "a features store"]),
     "verify: some folder": (OK, ["verify", "."], ["'.'", "a features store"]),
     "verify: no cells": (empty_results, ["verify", "results"], ["results", "no cells"]),
     "verify: newer": (newer_store, ["verify", "store"], ["version 2", "upgrade critmass"]),
+    "inequality: no results": (OK, ["inequality", "results"], ["results"]),
+    "inequality: only CKA": (
+        only_cka,
+        ["inequality", "results"],
+        ["cka without accuracies by class", "ridge"],
+    ),
+    "inequality: name of the table": (
+        some_results,
+        ["inequality", "results", "--out", "a.txt"],
+        [".csv or .parquet"],
+    ),
     "report: no results": (OK, ["report", "results"], ["results"]),
     "report: delta": (some_results, ["report", "results", "--delta", "2"], ["delta", "found 2.0"]),
 }

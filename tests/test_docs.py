@@ -49,6 +49,7 @@ def test_critmass_commands_run_in_order(tmp_path, monkeypatch, real_store, capsy
     np.savez(tmp_path / "embeddings.npz", X_train=x, y_train=y)
     vectors = pl.Series(x, dtype=pl.Array(pl.Float32, 12))
     pl.DataFrame({"embedding": vectors}).write_parquet(tmp_path / "embeddings.parquet")
+    shutil.copytree(ROOT / "studies", tmp_path / "studies")
     shutil.copytree(real_store, tmp_path / "features" / "lite0-mnist5k")  # extract then finds it finished
     monkeypatch.chdir(tmp_path)
     commands = [line.split(" #")[0] for line in SHELL if line.startswith("critmass ")]

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from critmass.errors import CritmassError, InputError
     from critmass.extraction import extract
     from critmass.features import Features
+    from critmass.inequalities import Inequality, inequality
     from critmass.measuring import measure
+    from critmass.mitigation import choose_parts
+    from critmass.pairwise import Similarity, similarity
     from critmass.redundancy import Redundancy
     from critmass.scores.cka import cka
 
@@ -21,14 +24,33 @@ _HOMES = {
     "Curve": "critmass.curve",
     "CritmassError": "critmass.errors",
     "Features": "critmass.features",
+    "Inequality": "critmass.inequalities",
     "InputError": "critmass.errors",
     "Redundancy": "critmass.redundancy",
+    "Similarity": "critmass.pairwise",
+    "choose_parts": "critmass.mitigation",
     "cka": "critmass.scores.cka",
     "extract": "critmass.extraction",
+    "inequality": "critmass.inequalities",
     "measure": "critmass.measuring",
+    "similarity": "critmass.pairwise",
 }
 
-__all__ = ["CritmassError", "Curve", "Features", "InputError", "Redundancy", "cka", "extract", "measure"]
+__all__ = [
+    "CritmassError",
+    "Curve",
+    "Features",
+    "Inequality",
+    "InputError",
+    "Redundancy",
+    "Similarity",
+    "choose_parts",
+    "cka",
+    "extract",
+    "inequality",
+    "measure",
+    "similarity",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -90,12 +90,12 @@ def _joined(parts: dict[str, list[str]], keys: Sequence[str]) -> list[str]:
 
 def curve_chart(curves: Sequence[Curve], *, delta: float = 0.9) -> Any:
     """Return the chart of the share of the whole's score against the number of neurons, with DR(δ) marked."""
-    alt = _altair()
+    alt = altair()
     table, marks = curve_table(curves), redundancy_table(curves, [delta])
     domain = [min(table["size"]), max(table["size"])]
     axis = {"scale": alt.Scale(type="log", domain=domain, nice=False), "title": "neurons kept"}
     colour = _colour(alt, table)
-    base = alt.Chart(_values(alt, table)).encode(x=alt.X("size:Q", **axis), color=colour)
+    base = alt.Chart(values(table)).encode(x=alt.X("size:Q", **axis), color=colour)
     top, bottom = max(1.0, *table["high"]), min(0.0, *table["low"])
     unit, percent = alt.Scale(domain=[bottom, top], nice=False), alt.Axis(format=".0%")
     shown = ["curve:N", "size:Q", "mean:Q", "low:Q", "high:Q"]
@@ -110,20 +110,20 @@ def curve_chart(curves: Sequence[Curve], *, delta: float = 0.9) -> Any:
         .encode(y="delta:Q")
     )
     points = (
-        alt.Chart(_values(alt, marks))
+        alt.Chart(values(marks))
         .mark_point(filled=True, size=90, opacity=1)
         .encode(x=alt.X("critical_mass:Q", **axis), y="delta:Q", color=colour)
     )
     title = f"Score of parts of a layer, as a share of the whole's; points: critical mass at δ = {delta:g}"
-    return _styled(alt.layer(band, line, threshold, points), title)
+    return styled(_sized(alt.layer(band, line, threshold, points)), title)
 
 
 def redundancy_chart(curves: Sequence[Curve], *, deltas: Sequence[float] | None = None) -> Any:
     """Return the chart of DR against δ, its 95% interval shaded where there is one."""
-    alt = _altair()
+    alt = altair()
     grid = [round(float(value), 4) for value in np.linspace(0.8, 1.0, 41)] if deltas is None else deltas
     table = redundancy_table(curves, grid)
-    base = alt.Chart(_values(alt, table)).encode(
+    base = alt.Chart(values(table)).encode(
         x=alt.X(
             "delta:Q", title="share of the score to keep, δ", scale=alt.Scale(domain=[min(grid), max(grid)])
         ),
@@ -134,7 +134,7 @@ def redundancy_chart(curves: Sequence[Curve], *, deltas: Sequence[float] | None 
         y=alt.Y("dr:Q", title="diffused redundancy DR(δ)", scale=alt.Scale(domain=[0, 1])),
         tooltip=["curve:N", "delta:Q", "dr:Q", "low:Q", "high:Q"],
     )
-    return _styled(alt.layer(band, line), "Share of neurons that can be dropped")
+    return styled(_sized(alt.layer(band, line)), "Share of neurons that can be dropped")
 
 
 def write_chart(chart: Any, path: Path) -> None:
@@ -154,12 +154,14 @@ def write_chart(chart: Any, path: Path) -> None:
     write_atomic(path, data)
 
 
-def _altair() -> Any:
+def altair() -> Any:
+    """Return the altair module, or raise MissingExtraError."""
     return require("altair", package="altair", extra="report", purpose=_PURPOSE)
 
 
-def _values(alt: Any, table: pl.DataFrame) -> Any:
-    return alt.InlineData(values=table.to_dicts())
+def values(table: pl.DataFrame) -> Any:
+    """Return a table as the data of a chart."""
+    return altair().InlineData(values=table.to_dicts())
 
 
 def _colour(alt: Any, table: pl.DataFrame) -> Any:
@@ -168,9 +170,14 @@ def _colour(alt: Any, table: pl.DataFrame) -> Any:
     return alt.Color("curve:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolOpacity=1))
 
 
-def _styled(chart: Any, title: str) -> Any:
+def _sized(chart: Any) -> Any:
+    return chart.properties(width=560, height=320)
+
+
+def styled(chart: Any, title: str) -> Any:
+    """Return a chart in the style of all of ours, with its title."""
     return (
-        chart.properties(width=560, height=320, title=title, background="white")
+        chart.properties(title=title, background="white")
         .configure_title(anchor="start", fontSize=14, fontWeight=600)
         .configure_axis(labelFontSize=12, titleFontSize=12, gridColor="#e6e6e6")
         .configure_legend(labelFontSize=12, symbolStrokeWidth=3)

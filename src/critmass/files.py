@@ -6,9 +6,11 @@ that nothing reads and the next writer of the same file replaces.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from critmass.errors import InputError, said
@@ -59,6 +61,19 @@ def check_writable(folder: Path) -> None:
         raise InputError("folder", str(folder), "a folder, or a new name", f"{existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise _unwritable(folder, PermissionError(13, "Permission denied"))
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file against other processes; give whether it is held. A killed holder lets go of it."""
+    make_folder(path.parent)
+    with path.open("ab") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def sha256(path: Path) -> str:

@@ -1,0 +1,176 @@
+"""Write docs/results.md from a study's results: its figures, its tables, and the numbers behind each finding.
+
+    python benchmarks/results.py studies/local.yaml [--out FOLDER]
+
+Everything between the page's marks is written here; figures go to docs/images/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from critmass import atlas
+from critmass.inequalities import inequality
+from critmass.study import Study, load, load_study
+
+ROOT = Path(__file__).parents[1]
+PAGE, IMAGES = ROOT / "docs" / "results.md", ROOT / "docs" / "images" / "results"
+BEGIN, END = "<!-- written by benchmarks/results.py: begin -->", "<!-- end -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    study = load_study(asked.study)
+    results = atlas.Results(study, load(study, out=asked.out))
+    text = "\n\n".join([*tables(results), *figures(study, asked.out)])
+    page = PAGE.read_text()
+    written = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page, flags=re.DOTALL)
+    PAGE.write_text(written)
+    print(f"wrote {PAGE}")
+
+
+def tables(results: atlas.Results) -> Iterable[str]:
+    yield "## Diffused redundancy"
+    yield "Ridge probes, five random orders, the paper's fractions; 95% interval by test inversion."
+    yield table(
+        ["model", "dataset", "d", "whole", "DR(.8)", "DR(.9)", "95%", "DR(.95)", "DR(.99)"],
+        [
+            [
+                names["model"],
+                names["dataset"],
+                str(curve.n_neurons),
+                f"{curve.whole:.3f}",
+                f"{curve.redundancy(0.8).dr:.2f}",
+                f"{curve.redundancy(0.9).dr:.2f}",
+                f"{curve.redundancy(0.9).low:.2f} to {curve.redundancy(0.9).high:.2f}",
+                f"{curve.redundancy(0.95).dr:.2f}",
+                f"{curve.redundancy(0.99).dr:.2f}",
+            ]
+            for names, curve in atlas.penultimate(atlas.probes(results, parts="random"))
+        ],
+    )
+    yield "CKA (debiased) of parts with the whole."
+    yield table(
+        ["model", "dataset", "d", "DR(.8)", "DR(.9)", "DR(.95)"],
+        [
+            [names["model"], names["dataset"], str(curve.n_neurons)]
+            + [f"{curve.redundancy(delta).dr:.2f}" for delta in (0.8, 0.9, 0.95)]
+            for names, curve in atlas.penultimate(results.curves(parts="random"))
+            if curve.score == "cka"
+        ],
+    )
+    yield "## Families of parts"
+    yield "Test performance of the ridge probe, by the share of neurons (or of components) kept."
+    shares = (0.01, 0.05, 0.1, 0.2, 0.5)
+    yield table(
+        ["model", "dataset", "parts", *(f"{share:.0%}" for share in shares), "whole"],
+        [
+            [names["model"], names["dataset"], names["parts"]]
+            + [at(curve, share) for share in shares]
+            + [f"{curve.whole:.3f}"]
+            for names, curve in atlas.penultimate(atlas.probes(results))
+            if names["dataset"] in {n["dataset"] for n, _ in results.curves(parts="pca")}
+            and names["model"] in {n["model"] for n, _ in results.curves(parts="pca")}
+        ],
+    )
+    yield "## Pairs of random parts"
+    yield "Mean CKA of ten pairs: independent draws (which overlap), and pairs with no neuron in common."
+    yield table(
+        ["model", "dataset", "pairs", "10%", "20%", "50%"],
+        [
+            [cell.job.model, cell.job.dataset, "disjoint" if cell.asked["disjoint"] else "independent"]
+            + [pair_at(frame, share) for share in (0.1, 0.2, 0.5)]
+            for cell, frame in results.cells
+            if isinstance(frame, pl.DataFrame)
+        ],
+    )
+    yield "## Who bears the loss"
+    yield (
+        "At the size that DR(.9) keeps: accuracy, Gini index of the classes' accuracies, what it would be had every "
+        "class lost the same share, the excess (corrected for finite test rows) with its 95% interval, and the "
+        "accuracy of the worst class, of the whole and of the part."
+    )
+    yield table(
+        [
+            "model",
+            "dataset",
+            "neurons",
+            "accuracy",
+            "Gini",
+            "null",
+            "excess",
+            "95%",
+            "worst, whole",
+            "worst, part",
+        ],
+        list(loss(results)),
+    )
+    yield "## Layers"
+    layers = [
+        [names["model"], names["dataset"], names["layer"], str(curve.n_neurons), f"{curve.whole:.3f}"]
+        + [f"{curve.redundancy(delta).dr:.2f}" for delta in (0.9, 0.95)]
+        for names, curve in atlas.probes(results, parts="random")
+        if names["model"] in {n["model"] for n, _ in results.curves() if n["layer"] != "penultimate"}
+        and names["dataset"] in {n["dataset"] for n, _ in results.curves() if n["layer"] != "penultimate"}
+    ]
+    yield table(["model", "dataset", "layer", "d", "whole", "DR(.9)", "DR(.95)"], layers)
+
+
+def loss(results: atlas.Results) -> Iterable[list[str]]:
+    for names, curve in atlas.penultimate(atlas.probes(results, parts="random")):
+        frame = inequality(curve).frame.filter(pl.col("by") == "class")
+        size = curve.redundancy(0.9).critical_mass
+        part = frame.filter(pl.col("size") == size).row(0, named=True)
+        whole = frame.row(-1, named=True)
+        yield [
+            names["model"],
+            names["dataset"],
+            f"{size} of {curve.n_neurons}",
+            f"{part['accuracy']:.3f}",
+            f"{part['gini']:.3f}",
+            f"{part['gini_null']:.3f}",
+            f"{part['gini_excess']:.3f}",
+            f"{part['gini_excess_low']:.3f} to {part['gini_excess_high']:.3f}",
+            f"{whole['worst_accuracy']:.3f}",
+            f"{part['worst_accuracy']:.3f}",
+        ]
+
+
+def at(curve: object, share: float) -> str:
+    """Return the mean score at the measured size nearest to a share, where there is one."""
+    frame = curve.frame.filter((pl.col("fraction") - share).abs() < 0.005)
+    return f"{frame['score'].mean():.3f}" if len(frame) else ""
+
+
+def pair_at(frame: pl.DataFrame, share: float) -> str:
+    found = frame.filter((pl.col("fraction") - share).abs() < 0.02)
+    return f"{np.mean(found['cka']):.2f}" if len(found) else ""
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def figures(study: Study, out: Path | None) -> Iterable[str]:
+    yield "## Figures"
+    for name in atlas.drawable(study, out=out):
+        if name in atlas.FIGURES:
+            atlas.write_figure(name, study, out=out, into=IMAGES)
+            for suffix in (".png", ".csv"):
+                (IMAGES / f"{name}{suffix}").unlink()
+            title = atlas.FIGURES[name].description
+            yield f"![{title}](images/results/{name}.svg)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,492 @@
+"""A study: models x datasets x layers x families x scores, planned, run cell by cell, resumed.
+
+A YAML file says what is compared. Each cell (one curve, or one set of pairs of parts) is finished or
+absent on disk; a run computes what is missing, in any number of processes at once, and a cell that fails
+is noted with its reason and stops no other. Features are extracted once for each model and dataset. What
+is in the table and in the cells depends on the study alone, never on the history of its runs; reasons and
+timings are kept beside them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from critmass import results
+from critmass.curve import Curve
+from critmass.errors import CritmassError, InputError, StoreError, said, unknown
+from critmass.extraction import extract
+from critmass.features import Features
+from critmass.files import create_atomic, locked, write_atomic
+from critmass.measuring import MEMORY_GIB, measure
+from critmass.pairwise import similarity
+from critmass.progress import Progress, silent
+from critmass.specs import content_id
+from critmass.store import MANIFEST
+
+FEATURES, STATES, LOCKS = "features", "states", "locks"
+PAIRS = "pairs.parquet"
+WAIT = 0.2  # seconds between looks at cells that another process holds
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelEntry(_Entry):
+    """A model, by a name that the study gives it."""
+
+    model: str = Field(description="such as timm:resnet50.tv_in1k (critmass list models)")
+    image_size: int | None = Field(
+        default=None, description="side of the images it is given; its own by default"
+    )
+    pooling: str = Field(default="auto", description="of layers that have positions")
+    labels: dict[str, str] = Field(
+        default={}, description="what figures group models by, such as architecture, data, loss"
+    )
+
+
+class DatasetEntry(_Entry):
+    """A dataset, by a name that the study gives it."""
+
+    dataset: str = Field(description="such as torchvision:CIFAR10; {data} stands for the study's data folder")
+    splits: dict[str, str] | None = Field(default=None, description="our splits from the dataset's own")
+    classes: list[str | int] | None = Field(default=None, description="only these classes")
+    limit: int | dict[str, int] | None = Field(default=None, description="at most so many samples a split")
+    tests: dict[str, str] = Field(default={}, description="further test splits from other datasets")
+    columns: dict[str, str] = Field(default={}, description="columns of a table by role")
+    root: str | None = Field(default=None, description="folder of downloaded datasets")
+    views: int = Field(default=0, ge=0, description="augmented copies of the training images")
+
+
+class FeaturesEntry(_Entry):
+    """Which models on which datasets, at which layers."""
+
+    models: list[str] = Field(min_length=1, description="names from models")
+    datasets: list[str] = Field(min_length=1, description="names from datasets")
+    layers: list[str] = Field(default=["penultimate"], min_length=1, description="layers by their full names")
+
+
+class MeasureEntry(_Entry):
+    """Scores x families to measure on the features."""
+
+    scores: list[str] = Field(min_length=1, description="critmass list scores")
+    parts: list[str] = Field(default=["random"], min_length=1, description="critmass list parts")
+    sizes: str | list[int | float] = Field(default="paper", description="paper, all, or numbers")
+    repeats: int = Field(default=5, ge=1, description="parts of each size, of families with chance")
+    seed: int = Field(default=0, ge=0)
+    seeding: Literal["critmass", "authors"] = "critmass"
+    metric: str | None = Field(default=None, description="accuracy, balanced-accuracy, r2")
+    regularisation: float | None = Field(default=None, description="fixed λ; chosen on validation by default")
+    standardise: bool | None = None
+    settings: dict[str, Any] = Field(default={}, description="further settings of the scores by name")
+    models: list[str] | None = Field(default=None, description="only of these models")
+    datasets: list[str] | None = Field(default=None, description="only on these datasets")
+    layers: list[str] | None = Field(default=None, description="only of these layers")
+
+
+class PairsEntry(_Entry):
+    """CKA of pairs of random parts."""
+
+    sizes: str | list[int | float] = "paper"
+    pairs: int = Field(default=10, ge=1, description="pairs of each size")
+    disjoint: bool = Field(default=False, description="whether the parts of a pair share no neuron")
+    estimator: Literal["debiased", "biased"] = "debiased"
+    seed: int = Field(default=0, ge=0)
+    models: list[str] | None = Field(default=None, description="only of these models")
+    datasets: list[str] | None = Field(default=None, description="only on these datasets")
+    layers: list[str] | None = Field(default=None, description="only of these layers")
+
+
+class PublishedEntry(_Entry):
+    """A published value: DR(δ), or the performance of parts of a size."""
+
+    model: str
+    dataset: str
+    parts: str = "random"
+    delta: float | None = Field(default=None, description="of a DR")
+    size: int | None = Field(default=None, description="of a performance")
+    value: float
+    source: str
+
+
+class Study(_Entry):
+    """What a study's YAML file may say."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = ""
+    data: str = Field(default=".", description="folder that {data} stands for")
+    results: str | None = Field(default=None, description="folder of the results; results/NAME by default")
+    models: dict[str, ModelEntry] = Field(min_length=1)
+    datasets: dict[str, DatasetEntry] = Field(min_length=1)
+    features: list[FeaturesEntry] = Field(min_length=1)
+    measure: list[MeasureEntry] = []
+    pairs: list[PairsEntry] = []
+    published: list[PublishedEntry] = Field(default=[], description="values to stand beside ours")
+
+    @property
+    def folder(self) -> Path:
+        """Where results lie, unless the caller says otherwise."""
+        return Path(self.results or f"results/{self.name}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One extraction: a model on a dataset."""
+
+    model: str
+    dataset: str
+    layers: tuple[str, ...]
+    id: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its stores."""
+        return f"{self.model}-{self.dataset}-{self.id}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work whose result is one file.
+
+    Attributes
+    ----------
+    kind : "curve" or "pairs"
+    asked : mapping
+        Keyword arguments of `measure` or `similarity`.
+    """
+
+    job: Job
+    layer: str
+    kind: Literal["curve", "pairs"]
+    asked: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Content id of what is asked, whatever it is called in the study."""
+        return content_id([self.job.id, self.layer, self.kind, dict(self.asked)])
+
+    @property
+    def label(self) -> str:
+        """Model/dataset/layer/score/parts, which ``--only`` is matched with."""
+        if self.kind == "pairs":
+            what = "pairs-disjoint" if self.asked["disjoint"] else "pairs"
+        else:
+            what = f"{self.asked['score']}/{self.asked['parts']}"
+        return f"{self.job.model}/{self.job.dataset}/{self.layer}/{what}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a cell: "done", "failed" with a reason, or "missing"."""
+
+    state: Literal["done", "failed", "missing"]
+    file: str = ""
+    reason: str = ""
+
+
+def load_study(path: str | os.PathLike[str]) -> Study:
+    """Return the study that a YAML file describes.
+
+    Raises
+    ------
+    InputError
+        If it is no YAML, or has a key or value that a study has not; unknown keys with near matches.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("study", str(path), "a YAML file that exists", "see studies/ for examples")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(str(path), said(" ".join(str(error).split())), "YAML") from None
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+    for block in study.features:
+        _check_names(path, "features", study, block.models, block.datasets)
+    for entry in study.published:
+        _check_names(path, "published", study, [entry.model], [entry.dataset])
+    for kind, entries in (("measure", study.measure), ("pairs", study.pairs)):
+        for asked in entries:
+            _check_names(path, kind, study, asked.models or (), asked.datasets or ())
+    if not study.measure and not study.pairs:
+        raise InputError(f"{path}: measure", said("nothing"), "scores and parts to measure, or pairs")
+    return study
+
+
+def plan(study: Study, *, only: Sequence[str] = ()) -> list[Cell]:
+    """Return the cells of a study, in order; where `only` has globs, of those whose labels match one."""
+    layers: dict[tuple[str, str], dict[str, None]] = {}
+    for block in study.features:
+        for model in block.models:
+            for dataset in block.datasets:
+                layers.setdefault((model, dataset), {}).update(dict.fromkeys(block.layers))
+    jobs = [
+        Job(model, dataset, tuple(names), content_id(_request(study, model, dataset)))
+        for (model, dataset), names in layers.items()
+    ]
+    cells = [
+        Cell(job, layer, kind, asked)
+        for job in jobs
+        for layer in job.layers
+        for kind, asked in _asked(study, job, layer)
+    ]
+    distinct = list({cell.id: cell for cell in cells}.values())
+    chosen = [
+        cell for cell in distinct if not only or any(fnmatch.fnmatch(cell.label, glob) for glob in only)
+    ]
+    if not chosen:
+        raise InputError(
+            "only", list(only), f"globs of labels such as {cells[0].label!r}" if cells else "cells"
+        )
+    return chosen
+
+
+def run(
+    study: Study,
+    *,
+    out: Path | None = None,
+    data: str | None = None,
+    only: Sequence[str] = (),
+    device: str = "cpu",
+    memory_gib: float = MEMORY_GIB,
+    progress: Progress | None = None,
+) -> list[tuple[Cell, State]]:
+    """Compute the cells that are missing, and write the tables; return the state of every cell.
+
+    Several processes may run the same study on one folder: each cell is computed by one of them. A cell
+    that failed before is tried again.
+
+    Parameters
+    ----------
+    out, data : optional
+        Folder of the results, and the folder that ``{data}`` stands for, other than the study says.
+    only : sequence of str
+        Globs of cells' labels, such as ``lite0/*``.
+    device : str
+        Where networks and products run.
+    """
+    folder, tell = out or study.folder, progress or silent
+    cells = plan(study, only=only)
+    worker = _Worker(study, folder, data or study.data, device, memory_gib, tell)
+    pending = [cell for cell in cells if state_of(folder, cell).state != "done"]
+    while pending:
+        tell("study", len(cells) - len(pending), len(cells))
+        left = []
+        for cell in pending:
+            if not worker.settle(cell):
+                left.append(cell)
+            tell("study", sum(state_of(folder, c).state != "missing" for c in cells), len(cells))
+        if len(left) == len(pending):
+            time.sleep(WAIT)
+        pending = left
+    tell("study", len(cells), len(cells))
+    write_tables(study, folder)
+    return status(study, out=folder, only=only)
+
+
+def status(study: Study, *, out: Path | None = None, only: Sequence[str] = ()) -> list[tuple[Cell, State]]:
+    """Return the state of every cell; computes nothing."""
+    return [(cell, state_of(out or study.folder, cell)) for cell in plan(study, only=only)]
+
+
+def state_of(folder: Path, cell: Cell) -> State:
+    """Return what is known of a cell; one whose file is gone is missing."""
+    path = folder / STATES / f"{cell.id}.json"
+    try:
+        state = State(
+            **{key: value for key, value in json.loads(path.read_bytes()).items() if key != "seconds"}
+        )
+    except FileNotFoundError:
+        return State("missing")
+    except (ValueError, TypeError) as error:
+        raise StoreError(str(path), said(str(error)), "a state of a cell", "delete the file") from None
+    return State("missing") if state.state == "done" and not (folder / state.file).exists() else state
+
+
+def load(study: Study, *, out: Path | None = None) -> list[tuple[Cell, Curve | pl.DataFrame]]:
+    """Return every finished cell of a study with its curve, or with its pairs."""
+    folder = out or study.folder
+    found: list[tuple[Cell, Curve | pl.DataFrame]] = []
+    for cell in plan(study):
+        state = state_of(folder, cell)
+        if state.state == "done":
+            path = folder / state.file
+            found.append((cell, results.load_cell(path) if cell.kind == "curve" else pl.read_parquet(path)))
+    return found
+
+
+def write_tables(study: Study, folder: Path) -> list[Path]:
+    """Write the tidy tables over all finished cells: results.parquet and, of pairs, pairs.parquet."""
+    tables: dict[str, list[pl.DataFrame]] = {results.TABLE: [], PAIRS: []}
+    with locked(folder / LOCKS / "tables.lock", wait=True):
+        for cell, found in load(study, out=folder):
+            names = {"model": cell.job.model, "dataset": cell.job.dataset, "layer": cell.layer}
+            frame = results.table([found]) if isinstance(found, Curve) else found
+            columns = (pl.lit(value).alias(name) for name, value in names.items())
+            home = tables[results.TABLE if cell.kind == "curve" else PAIRS]
+            home.append(frame.select(*columns, pl.all()))
+        written = []
+        for name, frames in tables.items():
+            if frames:
+                create_atomic(folder / name, pl.concat(frames, how="diagonal").write_parquet)
+                written.append(folder / name)
+    return written
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What one process does; `failed` remembers extractions that cannot be done, so that each fails once."""
+
+    study: Study
+    folder: Path
+    data: str
+    device: str
+    memory_gib: float
+    tell: Progress
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+    def settle(self, cell: Cell) -> bool:
+        """Compute a cell, or note why it cannot be; False where another process is at it."""
+        with locked(self.folder / LOCKS / f"{cell.id}.lock") as mine:
+            if not mine:
+                return False
+            if state_of(self.folder, cell).state == "done":
+                return True
+            started = time.monotonic()
+            try:
+                features = self._features(cell)
+                if features is None:
+                    return False
+                path = self._result(cell, features)
+            except Exception as error:  # noqa: BLE001  whatever it is, the other cells go on
+                self._note(cell, {"state": "failed", "reason": self._reason(cell, error)})
+            else:
+                seconds = round(time.monotonic() - started, 1)
+                file = path.relative_to(self.folder).as_posix()
+                self._note(cell, {"state": "done", "file": file, "seconds": seconds})
+            return True
+
+    def _features(self, cell: Cell) -> Features | None:
+        """Return the features of a cell, extracting them first; None where another process is at that."""
+        folder = self.folder / FEATURES / cell.job.folder
+        if cell.job.id in self.failed:
+            raise self.failed[cell.job.id]
+        if not all((folder / layer / MANIFEST).exists() for layer in cell.job.layers):
+            with locked(self.folder / LOCKS / f"{cell.job.folder}.lock") as mine:
+                if not mine:
+                    return None
+                try:
+                    asked = _filled(_request(self.study, cell.job.model, cell.job.dataset), self.data)
+                    extract(
+                        **asked,
+                        layer=list(cell.job.layers),
+                        out=folder,
+                        device=self.device,
+                        on_bad="list",
+                        progress=self.tell,
+                    )
+                except Exception as error:
+                    self.failed[cell.job.id] = error
+                    raise
+        return Features.open(folder / cell.layer, name=f"{cell.job.model}/{cell.job.dataset}/{cell.layer}")
+
+    def _result(self, cell: Cell, features: Features) -> Path:
+        asked: dict[str, Any] = {**cell.asked, "memory_gib": self.memory_gib}
+        if cell.kind == "pairs":
+            path = self.folder / results.CELLS / f"{cell.id}.parquet"
+            create_atomic(path, similarity(features, **asked).frame.write_parquet)
+            return path
+        asked |= {"device": self.device, "progress": self.tell}
+        curve = measure(features, out=self.folder, table=False, **asked)
+        return results.cell_path(self.folder, curve.spec)
+
+    def _note(self, cell: Cell, record: Mapping[str, Any]) -> None:
+        write_atomic(self.folder / STATES / f"{cell.id}.json", json.dumps(record).encode())
+
+    def _reason(self, cell: Cell, error: Exception) -> str:
+        reason = " ".join(str(error).split())
+        if isinstance(error, CritmassError):
+            return reason
+        log = self.folder / STATES / f"{cell.id}.log"
+        write_atomic(log, "".join(traceback.format_exception(error)).encode())
+        return f"{type(error).__name__}: {reason}; the traceback is in {log}"
+
+
+def _request(study: Study, model: str, dataset: str) -> dict[str, Any]:
+    """Return the arguments of `extract` that say what is extracted, layers aside."""
+    chosen = study.models[model].model_dump(exclude={"labels"})
+    return {**chosen, **study.datasets[dataset].model_dump(mode="json")}
+
+
+def _filled(request: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Return a request with {data} filled in."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{data}", data.rstrip("/"))
+        return {key: fill(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    return {key: fill(value) for key, value in request.items()}
+
+
+def _asked(study: Study, job: Job, layer: str) -> Iterator[tuple[Literal["curve", "pairs"], dict[str, Any]]]:
+    """Give what is asked of the features of a layer."""
+    here = (("models", job.model), ("datasets", job.dataset), ("layers", layer))
+
+    def applies(entry: MeasureEntry | PairsEntry) -> bool:
+        return all(getattr(entry, kind) is None or name in getattr(entry, kind) for kind, name in here)
+
+    for measured in filter(applies, study.measure):
+        shared = measured.model_dump(exclude={"scores", "parts", "models", "datasets", "layers"})
+        for score, parts in itertools.product(measured.scores, measured.parts):
+            yield "curve", {"score": score, "parts": parts, **shared}
+    for paired in filter(applies, study.pairs):
+        yield "pairs", paired.model_dump(exclude={"models", "datasets", "layers"})
+
+
+def _check_names(path: Path, kind: str, study: Study, models: Sequence[str], datasets: Sequence[str]) -> None:
+    for what, names, known in (("model", models, study.models), ("dataset", datasets, study.datasets)):
+        for name in names:
+            if name not in known:
+                raise unknown(f"{path}: {what} of {kind}", name, known)
+
+
+def _invalid(path: Path, error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] != "extra_forbidden":
+        return InputError(f"{path}: {where}", first["input"], first["msg"].lower())
+    return unknown(
+        f"{path}: key of {where.rpartition('.')[0] or 'the study'}",
+        str(first["loc"][-1]),
+        _keys(first["loc"]),
+    )
+
+
+def _keys(where: Sequence[str | int]) -> list[str]:
+    """Return the keys that are allowed beside the last of a path."""
+    entries: dict[str, type[_Entry]] = {
+        "models": ModelEntry,
+        "datasets": DatasetEntry,
+        "features": FeaturesEntry,
+        "measure": MeasureEntry,
+        "pairs": PairsEntry,
+        "published": PublishedEntry,
+    }
+    record = entries[str(where[0])] if len(where) > 1 else Study
+    return list(record.model_fields)

@@ -1,0 +1,325 @@
+"""Studies: what a file may say, what is planned, and that a run ends in the same tables, whatever happens."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from helpers_data import tree
+
+from critmass import study as studies
+from critmass.atlas import FIGURES, TABLES, figure_table, write_figure
+from critmass.errors import InputError
+from critmass.measuring import measure
+from critmass.pairwise import similarity
+
+ROOT = Path(__file__).parents[1]
+KILLS = 20
+TEXTS = ("cheap flight to a far place", "soup with bread and salt", "the match ended in a draw")
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict[str, Any]:
+    """Two tables of texts, and a model that needs no download and no framework."""
+    rng = np.random.default_rng(0)
+    for name in ("small", "large"):
+        for split, n in (("train", 90), ("test", 60)):
+            words = [" ".join(rng.permutation(TEXTS[i % 3].split())[:4]) for i in range(n)]
+            noise = rng.integers(0, 50, size=n)
+            frame = pl.DataFrame(
+                {
+                    "text": [f"{w} {k}" for w, k in zip(words, noise, strict=True)],
+                    "label": [f"topic {i % 3}" for i in range(n)],
+                }
+            )
+            frame.write_csv(tmp_path / f"{name}_{split}.csv")
+    return {
+        "name": "tiny",
+        "data": str(tmp_path),
+        "results": str(tmp_path / "results"),
+        "models": {
+            "words": {"model": "wordllama:", "labels": {"architecture": "embeddings", "width": "256"}}
+        },
+        "datasets": {name: {"dataset": f"csv:{{data}}/{name}_*.csv"} for name in ("small", "large")},
+        "features": [{"models": ["words"], "datasets": ["small", "large"]}],
+        "measure": [
+            {"scores": ["ridge", "cka"], "parts": ["random", "first"], "sizes": [0.1, 0.5], "repeats": 2},
+            {"scores": ["centroid"], "sizes": [8], "datasets": ["small"]},
+        ],
+        "pairs": [{"sizes": [0.1, 0.5], "pairs": 3}, {"sizes": [0.1], "pairs": 3, "disjoint": True}],
+    }
+
+
+def written(content: dict[str, Any], folder: Path) -> Path:
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    return folder / "study.yaml"
+
+
+@pytest.fixture
+def study(content: dict[str, Any], tmp_path: Path) -> studies.Study:
+    return studies.load_study(written(content, tmp_path))
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """What a run leaves that must not depend on its history."""
+    return {
+        path: data
+        for path, data in tree(folder).items()
+        if path.startswith(("cells", "results", "pairs", "features"))
+    }
+
+
+def test_the_studies_that_come_with_critmass_are_sound() -> None:
+    for path in sorted((ROOT / "studies").glob("*.yaml")):
+        if "reference" not in path.name:
+            assert studies.plan(studies.load_study(path))
+
+
+def test_cells_in_order(study: studies.Study) -> None:
+    labels = [cell.label for cell in studies.plan(study)]
+    ridge = ["ridge/random", "ridge/first", "cka/random", "cka/first"]
+    small = [
+        f"words/small/penultimate/{what}" for what in [*ridge, "centroid/random", "pairs", "pairs-disjoint"]
+    ]
+    large = [f"words/large/penultimate/{what}" for what in [*ridge, "pairs", "pairs-disjoint"]]
+    assert labels == small + large
+    assert len({cell.id for cell in studies.plan(study)}) == 13
+    assert [cell.label for cell in studies.plan(study, only=["*/ridge/*"])] == [
+        f"words/{data}/penultimate/ridge/{parts}"
+        for data in ("small", "large")
+        for parts in ("random", "first")
+    ]
+
+
+def test_a_cells_id_is_what_is_asked_not_what_it_is_called(content: dict[str, Any], tmp_path: Path) -> None:
+    before = {cell.id for cell in studies.plan(studies.load_study(written(content, tmp_path)))}
+    content["models"] = {"renamed": {**content["models"]["words"], "labels": {}}}
+    content["features"] = [{"models": ["renamed"], "datasets": ["large", "small"]}]
+    assert {cell.id for cell in studies.plan(studies.load_study(written(content, tmp_path)))} == before
+    content["measure"][0]["seed"] = 1
+    assert (
+        len({cell.id for cell in studies.plan(studies.load_study(written(content, tmp_path)))} & before) == 5
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"modles": {}}, "key of the study: found 'modles'; allowed: .*did you mean 'models'"),
+        (
+            {"measure": [{"score": ["ridge"]}]},
+            "measure.0.scores: found .*field required|did you mean 'scores'",
+        ),
+        (
+            {"measure": [{"scores": ["ridge"], "part": ["random"]}]},
+            "key of measure.0: found 'part'; .*'parts'",
+        ),
+        (
+            {"features": [{"models": ["word"], "datasets": ["small"]}]},
+            "model of features: found 'word'; .*'words'",
+        ),
+        (
+            {"features": [{"models": ["words"], "datasets": ["smal"]}]},
+            "dataset of features: found 'smal'; .*'small'",
+        ),
+        (
+            {"measure": [{"scores": ["ridge"], "models": ["x"]}]},
+            "model of measure: found 'x'; allowed: words",
+        ),
+        ({"measure": [], "pairs": []}, "measure: found nothing; allowed: scores and parts to measure"),
+        ({"name": "a/b"}, "name: found 'a/b'"),
+        ({"pairs": [{"pairs": 0}]}, "pairs.0.pairs: found 0"),
+        (
+            {"datasets": {"small": {"dataset": "x", "limits": 3}}},
+            "key of datasets.small: found 'limits'; .*'limit'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(
+    content: dict[str, Any], tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        studies.load_study(written({**content, **change}, tmp_path))
+
+
+def test_files_that_are_no_studies(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"study: found '.*missing.yaml'; allowed: a YAML file that exists"):
+        studies.load_study(tmp_path / "missing.yaml")
+    for text in ("a: [", "- 1", "", "!!python/object/apply:os.system ['touch /tmp/owned']"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"bad.yaml"):
+            studies.load_study(tmp_path / "bad.yaml")
+
+
+def test_a_run_gives_what_each_measurement_alone_gives(study: studies.Study, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    states = studies.run(study, progress=lambda *step: told.append(step))
+    assert {state.state for _, state in states} == {"done"}
+    assert [step for step in told if step[0] == "study"][-1] == ("study", 13, 13)
+    loaded = {cell.label: found for cell, found in studies.load(study)}
+    assert list(loaded) == [cell.label for cell in studies.plan(study)]
+    job = studies.plan(study)[0].job
+    store = tmp_path / "results" / "features" / job.folder / "penultimate"
+    alone = measure(store, score="ridge", parts="first", sizes=[0.1, 0.5], repeats=2)
+    assert loaded["words/small/penultimate/ridge/first"].frame.equals(alone.frame)
+    pairs = similarity(store, sizes=[0.1], pairs=3, disjoint=True)
+    assert loaded["words/small/penultimate/pairs-disjoint"].equals(pairs.frame)
+    table = pl.read_parquet(tmp_path / "results" / "results.parquet")
+    assert table.columns[:3] == ["model", "dataset", "layer"]
+    assert len(table) == 2 * (2 * 2 * 3 + 2 * 3) + 5 * 2
+
+
+def test_a_second_run_computes_nothing(
+    study: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies.run(study)
+    before = tree(tmp_path / "results")
+    monkeypatch.setattr(studies, "extract", None)
+    monkeypatch.setattr(studies, "measure", None)
+    studies.run(study)
+    assert tree(tmp_path / "results") == before
+
+
+def test_a_cell_that_fails_stops_no_other(content: dict[str, Any], tmp_path: Path) -> None:
+    content["models"]["absent"] = {"model": "onnx:absent.onnx"}
+    content["features"][0]["models"] = ["absent", "words"]
+    content["measure"].append(
+        {"scores": ["ridge"], "metric": "r2", "models": ["words"], "datasets": ["small"]}
+    )
+    study = studies.load_study(written(content, tmp_path))
+    states = {cell.id: (cell.label, state) for cell, state in studies.run(study)}
+    failed = [(label, state.reason) for label, state in states.values() if state.state == "failed"]
+    assert sum(label.startswith("absent/") for label, _ in failed) == 13
+    assert all("absent.onnx" in reason for label, reason in failed if label.startswith("absent/"))
+    assert [reason for label, reason in failed if label.startswith("words/")] != []
+    assert sum(state.state == "done" for _, state in states.values()) == 13
+    content["models"]["absent"]["model"] = "wordllama:"
+    again = studies.run(studies.load_study(written(content, tmp_path)))
+    assert sum(state.state == "failed" for _, state in again) == 1
+
+
+def test_a_fault_of_ours_is_noted_with_its_traceback(
+    study: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(studies, "similarity", broken)
+    states = [(cell, state) for cell, state in studies.run(study) if state.state == "failed"]
+    assert {cell.kind for cell, _ in states} == {"pairs"}
+    cell, state = states[0]
+    assert state.reason.startswith("ZeroDivisionError: a fault; the traceback is in ")
+    assert "broken" in (tmp_path / "results" / "states" / f"{cell.id}.log").read_text()
+
+
+def start(path: Path) -> subprocess.Popen[bytes]:
+    code = "import sys; from critmass.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "study", "run", str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(content: dict[str, Any], tmp_path: Path) -> None:
+    undisturbed = studies.load_study(written({**content, "results": str(tmp_path / "undisturbed")}, tmp_path))
+    started = time.monotonic()
+    studies.run(undisturbed)
+    length = time.monotonic() - started + 2.0
+    path, generator = written(content, tmp_path), random.Random(0)  # noqa: S311
+    killed = 0
+    while killed < KILLS:
+        child = start(path)
+        time.sleep(generator.uniform(0.1, length))
+        finished = child.poll() is not None
+        child.send_signal(signal.SIGKILL)
+        _, err = child.communicate()
+        killed += not finished
+        if finished:  # too soon: begin again, and count no kill
+            assert child.returncode == 0, err
+            for name in ("cells", "states"):
+                for file in (tmp_path / "results" / name).iterdir():
+                    file.unlink()
+    child = start(path)
+    _, err = child.communicate()
+    assert child.returncode == 0, err
+    assert results_of(tmp_path / "results") == results_of(tmp_path / "undisturbed")
+
+
+def test_two_processes_lose_nothing_and_compute_nothing_twice(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    path = written(content, tmp_path)
+    children = [start(path) for _ in range(2)]
+    said = [child.communicate() for child in children]
+    assert [child.returncode for child in children] == [0, 0], said
+    study = studies.load_study(path)
+    assert {state.state for _, state in studies.status(study)} == {"done"}
+    assert len(list((tmp_path / "results" / "cells").iterdir())) == 13
+    alone = studies.load_study(written({**content, "results": str(tmp_path / "alone")}, tmp_path))
+    studies.run(alone)
+    assert results_of(tmp_path / "results") == results_of(tmp_path / "alone")
+
+
+def test_a_cell_that_another_process_holds_is_left_to_it(study: studies.Study, tmp_path: Path) -> None:
+    cell = studies.plan(study)[0]
+    lock = tmp_path / "results" / "locks" / f"{cell.id}.lock"
+    code = (
+        "import sys; from pathlib import Path; from critmass.files import locked\n"
+        "with locked(Path(sys.argv[1])) as mine: print(mine, flush=True); sys.stdin.readline()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"True\n"
+    worker = studies._Worker(study, tmp_path / "results", study.data, "cpu", 8.0, lambda *_: None)
+    assert not worker.settle(cell)
+    assert studies.state_of(tmp_path / "results", cell).state == "missing"
+    holder.kill()
+    holder.communicate()
+    assert worker.settle(cell)
+    assert studies.state_of(tmp_path / "results", cell).state == "done"
+
+
+def test_figures_are_drawn_from_tables(study: studies.Study, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="figure accuracy: found no finished cells for it in study 'tiny'"):
+        figure_table("accuracy", study)
+    with pytest.raises(InputError, match="figure: found 'acuracy'; .*did you mean 'accuracy'"):
+        figure_table("acuracy", study)
+    studies.run(study)
+    shown = (
+        "accuracy",
+        "cka-neurons",
+        "redundancy",
+        "pairs",
+        "architectures",
+        "widths",
+        "families",
+        "gini",
+        "variation",
+    )
+    for name in shown:
+        files = write_figure(name, study)
+        assert [file.suffix for file in files] == [".csv", ".svg", ".png"]
+        assert all(file.stat().st_size > 300 for file in files)
+    table = figure_table("accuracy", study)
+    loaded = {cell.label: found for cell, found in studies.load(study)}
+    frame = loaded["words/large/penultimate/ridge/random"].frame
+    expected = (
+        frame.group_by("size").agg(pl.col("score").mean(), pl.col("score").max().alias("high")).sort("size")
+    )
+    found = table.filter(pl.col("dataset") == "large").sort("size")
+    np.testing.assert_allclose(found["mean"], expected["score"])
+    np.testing.assert_allclose(found["high"], expected["high"])
+    dr = figure_table("table1", study).filter(pl.col("dataset") == "large")["dr"].item()
+    assert dr == loaded["words/large/penultimate/ridge/random"].redundancy(0.9).dr
+    for name in ("shift", "layers", "upstream-loss"):
+        with pytest.raises(InputError, match=f"figure {name}"):
+            write_figure(name, study)
+    assert {*FIGURES, *TABLES} >= {*shown, "table1", "shift", "layers"}
