@@ -270,6 +270,9 @@ def test_samples_that_cannot_be_read_stop_or_are_listed(tmp_path: Path) -> None:
         np.testing.assert_array_equal(fs.splits[split].group, np.arange(n)[rows] % 2)
     with pytest.raises(StoreError, match="a store without 3 unreadable samples .train/3.png.*on_bad='list'"):
         extract(Projector(), dots, out=tmp_path / "f")
+    repaired = extract(Projector(), Dots(SIZES, groups=True), out=tmp_path / "f", existing="replace")
+    assert repaired.splits["train"].x.shape == (45, 5)
+    assert "left_out" not in repaired.provenance
 
 
 def test_a_shard_of_nothing_but_bad_samples(tmp_path: Path) -> None:

@@ -169,12 +169,11 @@ def extract(
         seed=seed,
     )
     folders = {name: Path(out) if single else Path(out) / name for name in layers}
+    about = {"model": network.describe(), "dataset": opened.describe(), "selection": selection}
     specs: dict[str, dict[str, Any]] = {
         name: validated(
             ExtractSpec,
-            model=network.describe(),
-            dataset=opened.describe(),
-            selection=selection,
+            **about,
             layer=name,
             pooling=pooling,
             dtype=dtype,
@@ -250,26 +249,24 @@ def _check_existing(
 ) -> None:
     if not is_store(folder):
         return
-    spec_id = content_id(spec)
-    if existing == "replace" and spec_ids(folder) != {spec_id}:
+    made = open_store(folder).manifest if (folder / MANIFEST).exists() else None
+    left_out = made.provenance.get("left_out", []) if made else []
+    if existing == "replace" and (left_out or spec_ids(folder) != {content_id(spec)}):
         remove_store(folder)
-    elif (folder / MANIFEST).exists():
-        made = open_store(folder).manifest
-        left_out = made.provenance.get("left_out", [])
-        if made.spec_id != spec_id:
-            raise StoreError(
-                str(folder),
-                said(f"another extraction: {_difference(made.provenance, spec)}"),
-                "the same extraction",
-                "choose another folder, or replace it with existing='replace'",
-            )
-        if left_out and on_bad == "stop":
-            raise StoreError(
-                str(folder),
-                said(f"a store without {len(left_out)} unreadable samples ({left_out[0]['sample']})"),
-                "a store of every sample",
-                "accept it with on_bad='list', or repair them and extract with existing='replace'",
-            )
+    elif made and made.spec_id != content_id(spec):
+        raise StoreError(
+            str(folder),
+            said(f"another extraction: {_difference(made.provenance, spec)}"),
+            "the same extraction",
+            "choose another folder, or replace it with existing='replace'",
+        )
+    elif left_out and on_bad == "stop":
+        raise StoreError(
+            str(folder),
+            said(f"a store without {len(left_out)} unreadable samples ({left_out[0]['sample']})"),
+            "a store of every sample",
+            "accept it with on_bad='list', or repair them and extract with existing='replace'",
+        )
 
 
 def _difference(made: Any, asked: Any, path: str = "") -> str:
