@@ -30,6 +30,7 @@ from critmass.sources.models import hf
 from critmass.sources.models import timm as timm_source
 from critmass.sources.models import torchvision as torchvision_source
 from critmass.sources.models import wordllama as wordllama_source
+from critmass.sources.models.module import wrap
 from critmass.sources.networks import MAX_WIDTH, Images, Point, TorchNetwork, frozen, pool
 from critmass.sources.transforms import ImageTransform
 
@@ -297,8 +298,9 @@ class TestNetwork:
     def test_it_is_frozen(self, network, module):
         assert not any(part.training for part in module.modules())
         assert not any(weight.requires_grad for weight in module.parameters())
-        captured, _ = network._captured(prepared(network), [PENULTIMATE])
-        assert not captured[PENULTIMATE].requires_grad
+        taken = []
+        network._run(prepared(network), [PENULTIMATE], lambda _name, tensor, _mask: taken.append(tensor))
+        assert not taken[-1].requires_grad
 
     def test_it_stays_itself_on_its_device(self, network):
         placed = network.place("cpu", "float32")
@@ -830,3 +832,43 @@ class TestPackages:
             "(RuntimeError: operator x::nms does not exist more); "
             "next: reinstall it in a version that fits the other packages"
         )
+
+
+def picture(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+class Overwriting(torch.nn.Module):
+    """A layer whose output the next one overwrites, as ReLU in place does in ResNet and VGG."""
+
+    def __init__(self, room=10**9):
+        super().__init__()
+        self.first, self.relu, self.last = (
+            torch.nn.Linear(12, 8),
+            torch.nn.ReLU(inplace=True),
+            torch.nn.Linear(8, 3),
+        )
+        self.room = room
+
+    def forward(self, x):
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.last(self.relu(self.first(x.mean(dim=(2, 3)).repeat(1, 4))))
+
+
+def test_what_a_layer_gives_is_not_what_the_next_makes_of_it_in_place():
+    module = Overwriting()
+    network = wrap(module, ImageTransform(crop=(8, 8), resize=8), None)
+    batch = [network.prepare(picture(seed)) for seed in range(3)]
+    found = network.start(batch, ["first", "relu"], "auto")()
+    assert (found["first"] < 0).any()
+    np.testing.assert_array_equal(found["relu"], np.maximum(found["first"], 0))
+
+
+def test_a_batch_that_does_not_fit_is_a_memory_error():
+    network = wrap(Overwriting(room=2), ImageTransform(crop=(8, 8), resize=8), None)
+    batch = [network.prepare(picture(seed)) for seed in range(3)]
+    with pytest.raises(MemoryError, match="out of memory"):
+        network.start(batch, ["first"], "auto")
+    assert network.start(batch[:2], ["first"], "auto")()["first"].shape == (2, 8)

@@ -155,14 +155,15 @@ class TorchNetwork:
         """Return every module that gives out one tensor of activations."""
         found: dict[str, Layer] = {}
         names = [PENULTIMATE, OUTPUT, *(name for name, _ in self.module.named_modules() if name)]
-        captured, _ = self._captured([self.inputs.prepare(self.inputs.example(), None)], names)
-        for name in names:
-            tensor = captured.get(name)
-            if tensor is not None and tensor.ndim >= 2 and tensor.is_floating_point() and len(tensor) == 1:
+
+        def take(name: str, tensor: Any, _mask: Any) -> None:
+            if tensor.ndim >= 2 and tensor.is_floating_point() and len(tensor) == 1:
                 shape = tuple(tensor.shape[1:])
                 channels = 0 if len(shape) == 3 and self.channels_first else -1
                 found[name] = Layer(shape, shape[channels])
-        return found
+
+        self._run([self.inputs.prepare(self.inputs.example(), None)], names, take)
+        return {name: found[name] for name in names if name in found}
 
     def place(self, device: str, precision: str) -> TorchNetwork:
         """Return the network on a device, computing at a precision."""
@@ -183,31 +184,49 @@ class TorchNetwork:
         return self.inputs.prepare(sample, draw)
 
     def start(self, batch: Sequence[Any], layers: Sequence[str], pooling: str) -> Callable[[], Activations]:
-        """Start the forward pass of a batch; the callable returned waits for its activations."""
-        torch = require("torch", package="torch", extra="torch", purpose="running networks")
-        captured, mask = self._captured(batch, layers)
-        with torch.inference_mode():
-            pooled = {name: self._pooled(name, captured.get(name), mask, pooling) for name in layers}
-        return lambda: {name: tensor.float().cpu().numpy() for name, tensor in pooled.items()}
+        """Start the forward pass of a batch; the callable returned waits for its activations.
 
-    def _captured(self, batch: Sequence[Any], layers: Sequence[str]) -> tuple[dict[str, Any], Any]:
-        """Return the tensor at each layer, before pooling, and the mask of tokens or None."""
-        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        Raises MemoryError where the batch does not fit in the device's memory.
+        """
         found: dict[str, Any] = {}
-        with torch.inference_mode(), self._computing(torch), self._hooks(layers, found):
-            arguments, keywords, mask = self.inputs.batch(batch, self.device)
-            self.module(*arguments, **keywords)
-        return found, mask
+
+        def take(name: str, tensor: Any, mask: Any) -> None:
+            pooled = pool(tensor, pooling, tokens=self.tokens, channels_first=self.channels_first, mask=mask)
+            check_width(name, pooled, pooling)
+            # A view would change with what modules after this one do in place.
+            shared = pooled.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+            found[name] = pooled.clone() if shared else pooled
+
+        self._run(batch, layers, take)
+        for name in layers:
+            if name not in found:
+                raise InputError(
+                    f"layer {name!r}", said("no tensor of activations"), "critmass list layers shows"
+                )
+        return lambda: {name: found[name].float().cpu().numpy() for name in layers}
+
+    def _run(
+        self, batch: Sequence[Any], layers: Sequence[str], take: Callable[[str, Any, Any], None]
+    ) -> None:
+        """Run a batch, giving `take` each layer's tensor as it is made, with the mask of tokens or None."""
+        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        try:
+            with torch.inference_mode(), self._computing(torch):
+                arguments, keywords, mask = self.inputs.batch(batch, self.device)
+                with self._hooks(layers, lambda name, tensor: take(name, tensor, mask)):
+                    self.module(*arguments, **keywords)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from None
 
     def _point(self, layer: str) -> Point:
         return self.penultimate if layer == PENULTIMATE else Point("" if layer == OUTPUT else layer)
 
     @contextlib.contextmanager
-    def _hooks(self, layers: Sequence[str], found: dict[str, Any]) -> Iterator[None]:
+    def _hooks(self, layers: Sequence[str], take: Callable[[str, Any], None]) -> Iterator[None]:
         def keep(name: str, select: Callable[[Any], Any], value: Any) -> None:
             tensor = select(value)
             if tensor is not None:
-                found[name] = tensor
+                take(name, tensor)
 
         with contextlib.ExitStack() as stack:
             for name in layers:
@@ -231,16 +250,6 @@ class TorchNetwork:
                 kind = self.device.partition(":")[0]
                 stack.enter_context(torch.autocast(kind, dtype=getattr(torch, self.precision)))
             yield
-
-    def _pooled(self, name: str, tensor: Any, mask: Any, pooling: str) -> Any:
-        """Return activations of shape (n_samples, n_neurons)."""
-        if tensor is None:
-            raise InputError(
-                f"layer {name!r}", said("no tensor of activations"), "critmass list layers shows"
-            )
-        pooled = pool(tensor, pooling, tokens=self.tokens, channels_first=self.channels_first, mask=mask)
-        check_width(name, pooled, pooling)
-        return pooled
 
 
 def check_width(layer: str, pooled: Any, pooling: str) -> None:
