@@ -152,26 +152,21 @@ def _grouped(label: str) -> Callable[[Results], pl.DataFrame]:
     return rows
 
 
-def _families(results: Results) -> pl.DataFrame:
-    curves = penultimate(probes(results))
-    several = {
-        (names["model"], names["dataset"])
-        for names, _ in curves
-        if len(
-            {
-                n["parts"]
-                for n, _ in curves
-                if (n["model"], n["dataset"]) == (names["model"], names["dataset"])
-            }
-        )
-        > 1
-    }
+def _apart(curves: Sequence[tuple[dict[str, str], Curve]], by: str) -> pl.DataFrame:
+    """Return the curves of each model on each dataset where they differ in `by`, a facet for each."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for names, _ in curves:
+        seen.setdefault((names["model"], names["dataset"]), set()).add(names[by])
     chosen = [
         ({**names, "dataset": f"{names['model']}, {names['dataset']}"}, curve)
         for names, curve in curves
-        if (names["model"], names["dataset"]) in several
+        if len(seen[names["model"], names["dataset"]]) > 1
     ]
     return summarised(chosen, "score")
+
+
+def _families(results: Results) -> pl.DataFrame:
+    return _apart(penultimate(probes(results)), "parts")
 
 
 def _inequality(index: str) -> Callable[[Results], pl.DataFrame]:
@@ -207,14 +202,7 @@ def _shift(results: Results) -> pl.DataFrame:
 
 
 def _layers(results: Results) -> pl.DataFrame:
-    curves = probes(results, parts="random")
-    several = {names["model"] for names, _ in curves if names["layer"] != "penultimate"}
-    chosen = [
-        ({**names, "dataset": f"{names['model']}, {names['dataset']}"}, curve)
-        for names, curve in curves
-        if names["model"] in several
-    ]
-    return summarised(chosen, "score")
+    return _apart(probes(results, parts="random"), "layer")
 
 
 _SCORE, _SHARE = "test performance of the probe", "share of the whole's performance"
@@ -443,7 +431,7 @@ def figure_chart(name: str, table: pl.DataFrame) -> Any:
             f"{figure.facet}:N", title=None, header=alt.Header(labelFontSize=12, labelFontWeight=600)
         ),
         columns=min(3, facets),
-    ).resolve_scale(y="independent", x="independent" if figure.log else "shared")
+    ).resolve_scale(x="independent", y="independent")
     return styled(chart, figure.description[0].upper() + figure.description[1:])
 
 
