@@ -834,7 +834,7 @@ class TestPackages:
         )
 
 
-def picture(seed):
+def square(seed):
     pixels = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -860,7 +860,7 @@ class Overwriting(torch.nn.Module):
 def test_what_a_layer_gives_is_not_what_the_next_makes_of_it_in_place():
     module = Overwriting()
     network = wrap(module, ImageTransform(crop=(8, 8), resize=8), None)
-    batch = [network.prepare(picture(seed)) for seed in range(3)]
+    batch = [network.prepare(square(seed)) for seed in range(3)]
     found = network.start(batch, ["first", "relu"], "auto")()
     assert (found["first"] < 0).any()
     np.testing.assert_array_equal(found["relu"], np.maximum(found["first"], 0))
@@ -868,7 +868,7 @@ def test_what_a_layer_gives_is_not_what_the_next_makes_of_it_in_place():
 
 def test_a_batch_that_does_not_fit_is_a_memory_error():
     network = wrap(Overwriting(room=2), ImageTransform(crop=(8, 8), resize=8), None)
-    batch = [network.prepare(picture(seed)) for seed in range(3)]
+    batch = [network.prepare(square(seed)) for seed in range(3)]
     with pytest.raises(MemoryError, match="out of memory"):
         network.start(batch, ["first"], "auto")
     assert network.start(batch[:2], ["first"], "auto")()["first"].shape == (2, 8)
