@@ -13,7 +13,7 @@ BASE := .venv-base
 STUDY := .venv-study
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench probes intervals study docs clean
+.PHONY: setup demo test lint bench probes intervals throughput study docs clean
 
 setup: $(VENV)/.dev
 
@@ -34,6 +34,9 @@ bench: $(VENV)/.dev
 
 probes: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/probes.py --data $(DATA)
+
+throughput: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/extraction.py --data $(DATA)
 
 intervals: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/intervals.py

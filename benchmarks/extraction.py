@@ -29,7 +29,7 @@ from PIL import Image
 import critmass as cm
 from critmass.sources import open_dataset, open_model
 
-MODEL, ROUNDS, BATCH = "lite0:", 5, 64
+MODEL, ROUNDS, BATCH = "lite0:", 3, 64
 
 
 class Zip(torch.utils.data.Dataset):
