@@ -16,7 +16,7 @@ import polars as pl
 
 from critmass.curve import Curve
 from critmass.errors import InputError, said, unknown
-from critmass.figures import COLOURS, altair, styled, values, write_chart
+from critmass.figures import COLOURS, altair, by_size, styled, values, write_chart
 from critmass.files import create_atomic
 from critmass.inequalities import inequality
 from critmass.study import Cell, Study, load
@@ -84,6 +84,11 @@ def probes(results: Results, **wanted: str) -> list[tuple[dict[str, str], Curve]
     return [(names, curve) for names, curve in curves if names["score"] == curves[0][0]["score"]]
 
 
+def similar(results: Results) -> list[tuple[dict[str, str], Curve]]:
+    """Return the curves of random parts' CKA with the whole."""
+    return [(names, curve) for names, curve in results.curves(parts="random") if curve.score == "cka"]
+
+
 def penultimate(curves: Sequence[tuple[dict[str, str], Curve]]) -> list[tuple[dict[str, str], Curve]]:
     """Return the curves of penultimate layers."""
     return [(names, curve) for names, curve in curves if names["layer"] == "penultimate"]
@@ -92,13 +97,9 @@ def penultimate(curves: Sequence[tuple[dict[str, str], Curve]]) -> list[tuple[di
 def summarised(curves: Sequence[tuple[Mapping[str, str], Curve]], value: str) -> pl.DataFrame:
     """Return the mean, lowest and highest of a column of each curve's frame over its repeats."""
     frames = [
-        curve.frame.group_by("size", "fraction", maintain_order=True)
-        .agg(
-            pl.col(value).mean().alias("mean"),
-            pl.col(value).min().alias("low"),
-            pl.col(value).max().alias("high"),
+        by_size(curve.frame, value).select(
+            *(pl.lit(name).alias(key) for key, name in names.items()), pl.all()
         )
-        .select(*(pl.lit(name).alias(key) for key, name in names.items()), pl.all())
         for names, curve in curves
     ]
     return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
@@ -109,14 +110,12 @@ def _accuracy(results: Results) -> pl.DataFrame:
 
 
 def _cka(results: Results) -> pl.DataFrame:
-    curves = [(names, curve) for names, curve in results.curves(parts="random") if curve.score == "cka"]
-    return summarised(penultimate(curves), "score")
+    return summarised(penultimate(similar(results)), "score")
 
 
 def _redundancy(results: Results) -> pl.DataFrame:
     rows = []
-    similar = [(names, curve) for names, curve in results.curves(parts="random") if curve.score == "cka"]
-    for names, curve in penultimate([*probes(results, parts="random"), *similar]):
+    for names, curve in penultimate([*probes(results, parts="random"), *similar(results)]):
         for delta in DELTAS:
             r = curve.redundancy(delta)
             kind = "CKA" if curve.metric is None else "probe"
@@ -132,9 +131,7 @@ def _pairs(results: Results) -> pl.DataFrame:
         if isinstance(frame, pl.DataFrame) and cell.layer == "penultimate":
             kind = "disjoint" if cell.asked["disjoint"] else "independent"
             frames.append(
-                frame.group_by("size", "fraction", maintain_order=True)
-                .agg(mean=pl.col("cka").mean(), low=pl.col("cka").min(), high=pl.col("cka").max())
-                .select(
+                by_size(frame, "cka").select(
                     pl.lit(cell.job.model).alias("model"),
                     pl.lit(cell.job.dataset).alias("dataset"),
                     pl.lit(kind).alias("pairs"),

@@ -34,12 +34,17 @@ _PURPOSE = "drawing charts"
 def curve_table(curves: Iterable[Curve]) -> pl.DataFrame:
     """Return, for each curve and size, the mean, lowest and highest share of the whole's score."""
     frames = [
-        curve.frame.group_by("size", "fraction", maintain_order=True)
-        .agg(mean=pl.col("ratio").mean(), low=pl.col("ratio").min(), high=pl.col("ratio").max())
-        .select(pl.lit(label).alias("curve"), pl.all())
+        by_size(curve.frame, "ratio").select(pl.lit(label).alias("curve"), pl.all())
         for label, curve in labelled(curves)
     ]
     return pl.concat(frames)
+
+
+def by_size(frame: pl.DataFrame, value: str) -> pl.DataFrame:
+    """Return the mean, lowest and highest of a column at each size."""
+    column = pl.col(value)
+    sizes = frame.group_by("size", "fraction", maintain_order=True)
+    return sizes.agg(mean=column.mean(), low=column.min(), high=column.max())
 
 
 def redundancy_table(curves: Iterable[Curve], deltas: Sequence[float]) -> pl.DataFrame:

@@ -286,11 +286,14 @@ def run(
     pending = [cell for cell in cells if state_of(folder, cell).state != "done"]
     while pending:
         tell("study", len(cells) - len(pending), len(cells))
-        left = []
+        left: list[Cell] = []
+        settled = len(cells) - len(pending)
         for cell in pending:
-            if not worker.settle(cell):
+            if worker.settle(cell):
+                settled += 1
+                tell("study", settled, len(cells))
+            else:
                 left.append(cell)
-            tell("study", sum(state_of(folder, c).state != "missing" for c in cells), len(cells))
         if len(left) == len(pending):
             time.sleep(WAIT)
         pending = left
