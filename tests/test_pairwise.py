@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_cka import NAIVE
+from helpers_cka import NAIVE
 
 import critmass as cm
 from critmass import pairwise

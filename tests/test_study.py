@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from helpers_data import tree
+from helpers_data import ROOT, tree
 
 from critmass import study as studies
 from critmass.atlas import FIGURES, TABLES, figure_table, write_figure
@@ -22,7 +22,6 @@ from critmass.errors import InputError
 from critmass.measuring import measure
 from critmass.pairwise import similarity
 
-ROOT = Path(__file__).parents[1]
 KILLS = 20
 TEXTS = ("cheap flight to a far place", "soup with bread and salt", "the match ended in a draw")
 

@@ -8,17 +8,16 @@ import pkgutil
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from helpers_data import ROOT
 
 import critmass
 from critmass.cli import main
 from critmass.testing import made_up
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

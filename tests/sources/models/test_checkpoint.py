@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers_data import REAL
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -22,8 +23,6 @@ from torch.nn import functional
 from critmass.errors import InputError
 from critmass.sources import open_model
 from critmass.sources.images import decode
-
-DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
 def images(n, side=64, seed=0):
@@ -532,7 +531,7 @@ def cifar_reference(state, x):
 
 @pytest.mark.realdata
 def test_resnet20_classifies_cifar10():
-    path, archive = DATA / "resnet20-12fca82f.th", DATA / "cifar10.zip"
+    path, archive = REAL / "resnet20-12fca82f.th", REAL / "cifar10.zip"
     if not (path.exists() and archive.exists()):
         pytest.skip("resnet20-12fca82f.th or cifar10.zip is missing")
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers_data import ROOT
 
-SOURCE = Path(__file__).parents[1] / "src" / "critmass"
+SOURCE = ROOT / "src" / "critmass"
 ROOMS = (
     *("errors", "files", "rng", "specs", "progress", "downloads", "arrays", "tensors", "store", "readers"),
     *("labels", "features", "sources", "extraction", "moments", "bases", "parts", "scores", "redundancy"),

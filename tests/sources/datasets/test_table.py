@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_data import REAL
 
 from critmass.errors import InputError
 from critmass.sources import open_dataset
@@ -226,9 +227,6 @@ def test_two_files_of_one_split_and_other_columns_are_refused(tmp_path):
     written(tmp_path, "csv", ROWS, ("text", "label"), name="b_train")
     with pytest.raises(InputError, match="the columns of the others: text, label"):
         splits_of(f"csv:{tmp_path}/b_*.csv")
-
-
-REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.mark.realdata

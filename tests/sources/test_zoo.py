@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
+from helpers_data import ROOT
 
 from critmass.errors import InputError
 from critmass.sources import open_model
@@ -39,7 +39,7 @@ def test_the_zoo_is_the_paper_s():
 
 
 def test_the_page_is_the_data():
-    page = (Path(__file__).parents[1] / "docs" / "zoo.md").read_text()
+    page = (ROOT / "docs" / "zoo.md").read_text()
     assert table() in page
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_data import REAL
 from PIL import Image
 
 from critmass.errors import InputError
@@ -338,8 +339,6 @@ def test_imagenetv2_refuses_other_trees(place, stray):
 
 
 # Real data
-
-REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.mark.realdata
