@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 
-IMPORTED = ["pytest", "critmass.cli", "critmass.study", "critmass.scores.centroid", "scipy.linalg", __name__]
+IMPORTED = ["pytest", "critmass.cli", "critmass.study", "critmass.scores.centroid", "scipy.linalg"]
 
 
 def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
