@@ -3,10 +3,12 @@
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU builds' index>"   another build of torch
 #   make test PYTHON=python3.12                                           another interpreter
 #   make bench DATA=path/to/folder      where cifar10.zip and banking77_*.csv are
+#   make test JOBS=4                    tests in so many processes; by default as many as there are cores
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 DATA ?= ../shared/data
+JOBS ?= auto
 
 VENV := .venv
 BASE := .venv-base
@@ -22,7 +24,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev $(BASE)/.base
 	$(BASE)/bin/python -m pytest --noconftest tests/whole/base_install.py
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

@@ -96,15 +96,15 @@ def test_a_part_scores_what_its_columns_do_as_a_layer_of_their_own(name, score, 
     standardise = bool(curve.spec["settings"].get("standardise"))
     parts = parts_of(name, features, standardise=standardise)
     own = {**settings, **({"standardise": False} if standardise else {})}
-    for split in ("test", "more"):
-        scores = curve.on(split).measurement.scores
-        for repeat in range(parts.repeats):
-            for place, size in enumerate(curve.sizes.tolist()):
-                if size < D or name in DENSE:
-                    layer = as_layers(features, name, parts, repeat, size, standardise=standardise)
-                    alone = cm.measure(layer, score=kind, settings=own, parts="first", sizes=[size])
+    scores = {split: curve.on(split).measurement.scores for split in ("test", "more")}
+    for repeat in range(parts.repeats):
+        for place, size in enumerate(curve.sizes.tolist()):
+            if size < D or name in DENSE:
+                layer = as_layers(features, name, parts, repeat, size, standardise=standardise)
+                alone = cm.measure(layer, score=kind, settings=own, parts="first", sizes=[size])
+                for split, found in scores.items():
                     # A row of 200 may lie on the boundary between two classes.
-                    assert scores[repeat, place] == pytest.approx(alone.on(split).whole, abs=0.006)
+                    assert found[repeat, place] == pytest.approx(alone.on(split).whole, abs=0.006)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 import pytest
 import yaml
 from helpers_data import ROOT, tree
+from helpers_processes import finished, run_study, start, with_words
 
 from critmass import study as studies
 from critmass.atlas import FIGURES, TABLES, figure_table, write_figure
@@ -24,6 +26,13 @@ from critmass.pairwise import similarity
 
 KILLS = 20
 TEXTS = ("cheap flight to a far place", "soup with bread and salt", "the match ended in a draw")
+
+
+@pytest.fixture(autouse=True)
+def words() -> Iterator[None]:
+    """A model that costs nothing, by name; tests of the command line run a study with a real one."""
+    with with_words():
+        yield
 
 
 @pytest.fixture
@@ -45,9 +54,7 @@ def content(tmp_path: Path) -> dict[str, Any]:
         "name": "tiny",
         "data": str(tmp_path),
         "results": str(tmp_path / "results"),
-        "models": {
-            "words": {"model": "wordllama:", "labels": {"architecture": "embeddings", "width": "256"}}
-        },
+        "models": {"words": {"model": "words:", "labels": {"architecture": "embeddings", "width": "32"}}},
         "datasets": {name: {"dataset": f"csv:{{data}}/{name}_*.csv"} for name in ("small", "large")},
         "features": [{"models": ["words"], "datasets": ["small", "large"]}],
         "measure": [
@@ -201,7 +208,7 @@ def test_a_cell_that_fails_stops_no_other(content: dict[str, Any], tmp_path: Pat
     assert all("absent.onnx" in reason for label, reason in failed if label.startswith("absent/"))
     assert [reason for label, reason in failed if label.startswith("words/")] != []
     assert sum(state.state == "done" for _, state in states.values()) == 13
-    content["models"]["absent"]["model"] = "wordllama:"
+    content["models"]["absent"]["model"] = "words:"
     again = studies.run(studies.load_study(written(content, tmp_path)))
     assert sum(state.state == "failed" for _, state in again) == 1
 
@@ -220,34 +227,26 @@ def test_a_fault_of_ours_is_noted_with_its_traceback(
     assert "broken" in (tmp_path / "results" / "states" / f"{cell.id}.log").read_text()
 
 
-def start(path: Path) -> subprocess.Popen[bytes]:
-    code = "import sys; from critmass.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "study", "run", str(path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(content: dict[str, Any], tmp_path: Path) -> None:
     undisturbed = studies.load_study(written({**content, "results": str(tmp_path / "undisturbed")}, tmp_path))
     started = time.monotonic()
     studies.run(undisturbed)
-    length = time.monotonic() - started + 2.0
+    length = time.monotonic() - started
     path, generator = written(content, tmp_path), random.Random(0)  # noqa: S311
+    assert finished(start(pow, 1, 1)) == 0  # which starts the server of forks
     killed = 0
     while killed < KILLS:
-        child = start(path)
-        time.sleep(generator.uniform(0.1, length))
-        finished = child.poll() is not None
-        child.send_signal(signal.SIGKILL)
-        _, err = child.communicate()
-        killed += not finished
-        if finished:  # too soon: begin again, and count no kill
-            assert child.returncode == 0, err
+        child = start(run_study, path)
+        time.sleep(generator.uniform(0, length))
+        child.kill()
+        code = finished(child)
+        killed += code == -signal.SIGKILL
+        if code != -signal.SIGKILL:  # too soon: begin again, and count no kill
+            assert code == 0
             for name in ("cells", "states"):
                 for file in (tmp_path / "results" / name).iterdir():
                     file.unlink()
-    child = start(path)
-    _, err = child.communicate()
-    assert child.returncode == 0, err
+    assert finished(start(run_study, path)) == 0
     assert results_of(tmp_path / "results") == results_of(tmp_path / "undisturbed")
 
 
@@ -255,9 +254,8 @@ def test_two_processes_lose_nothing_and_compute_nothing_twice(
     content: dict[str, Any], tmp_path: Path
 ) -> None:
     path = written(content, tmp_path)
-    children = [start(path) for _ in range(2)]
-    said = [child.communicate() for child in children]
-    assert [child.returncode for child in children] == [0, 0], said
+    children = [start(run_study, path) for _ in range(2)]
+    assert [finished(child) for child in children] == [0, 0]
     study = studies.load_study(path)
     assert {state.state for _, state in studies.status(study)} == {"done"}
     assert len(list((tmp_path / "results" / "cells").iterdir())) == 13

@@ -151,6 +151,19 @@ def saved(tmp_path_factory):
     return root
 
 
+# The blocks of the full networks, fewer and narrower of them.
+SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+
+
+@seeded
+def small_torchvision_swin():
+    settings = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in SMALL_SWIN.items()
+    }
+    module = torchvision.models.SwinTransformer(patch_size=[4, 4], window_size=[7, 7], **settings)
+    return torchvision_source.network_of(module, "torchvision:swin_t", 64)
+
+
 NETWORKS = {
     "lite0": lambda saved: open_model("lite0:", image_size=64),
     "timm-resnet18": lambda saved: from_timm("resnet18", 64),
@@ -159,14 +172,14 @@ NETWORKS = {
         "vit_tiny_patch16_224", 64, img_size=64, num_classes=0
     ),
     "timm-deit-distilled": lambda saved: from_timm("deit_tiny_distilled_patch16_224", 64),
-    "timm-swin": lambda saved: from_timm("swin_tiny_patch4_window7_224", 64),
+    "timm-swin": lambda saved: from_timm("swin_tiny_patch4_window7_224", 64, img_size=64, **SMALL_SWIN),
     "timm-convnext": lambda saved: from_timm("convnext_atto", 64),
     "timm-efficientnet": lambda saved: from_timm("efficientnet_b0", 64),
     "timm-mobilenetv3": lambda saved: from_timm("mobilenetv3_small_050", 64),
     "timm-mixer": lambda saved: from_timm("mixer_s32_224", 64),
     "torchvision-resnet18": lambda saved: from_torchvision("resnet18", 64),
     "torchvision-squeezenet": lambda saved: from_torchvision("squeezenet1_1", 64),
-    "torchvision-swin": lambda saved: from_torchvision("swin_t", 64),
+    "torchvision-swin": lambda saved: small_torchvision_swin(),
     **{f"hf-{name}": lambda saved, name=name: open_model(f"hf:{saved / name}") for name in HF},
     "sentence-transformers": lambda saved: open_model(f"sentence-transformers:{MINILM}"),
     "wordllama": lambda saved: open_model("wordllama:"),
@@ -369,7 +382,7 @@ TIMM_WIDTHS = {
     "vgg16": 4096,
     "vit_small_patch16_224": 384,
     "vit_small_patch32_224": 384,
-    "vit_base_patch16_clip_224": 768,
+    "vit_xsmall_patch16_clip_224": 256,
     "deit_tiny_distilled_patch16_224": 192,
     "pit_ti_distilled_224": 256,
     "levit_128s": 384,
