@@ -26,7 +26,7 @@ from critmass import rng
 from critmass.arrays import Indices, require_finite
 from critmass.errors import InputError, StoreError, said, unknown
 from critmass.features import Features, view_name
-from critmass.files import check_writable
+from critmass.files import check_writable, file_name
 from critmass.labels import Classes, Task, encode, targets_of_splits
 from critmass.progress import Progress, counted, silent
 from critmass.sources import open_dataset, open_model
@@ -168,7 +168,7 @@ def extract(
         tests={test: other.describe() for test, other in others.items()},
         seed=seed,
     )
-    folders = {name: Path(out) if single else Path(out) / name for name in layers}
+    folders = {name: Path(out) if single else Path(out) / file_name(name) for name in layers}
     about = {"model": network.describe(), "dataset": opened.describe(), "selection": selection}
     specs: dict[str, dict[str, Any]] = {
         name: validated(
