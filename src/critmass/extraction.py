@@ -41,6 +41,7 @@ from critmass.sources.base import (
     Network,
     Samples,
 )
+from critmass.sources.images import without_warnings
 from critmass.sources.models.module import wrap
 from critmass.sources.selection import describe_selection, select
 from critmass.sources.transforms import ImageTransform
@@ -191,17 +192,18 @@ def extract(
         chosen = select(
             opened.splits(), splits=splits, classes=classes, limit=limit, tests=further, seed=seed
         )
-        _extract(
-            network,
-            _Labelled.of(chosen, views),
-            {name: (folders[name], specs[name]) for name in todo},
-            name=f"{network.name.strip(':')}-{opened.name.strip(':')}",
-            batch_size=batch_size,
-            device=device,
-            workers=workers,
-            on_bad=on_bad,
-            progress=progress or silent,
-        )
+        with without_warnings():
+            _extract(
+                network,
+                _Labelled.of(chosen, views),
+                {name: (folders[name], specs[name]) for name in todo},
+                name=f"{network.name.strip(':')}-{opened.name.strip(':')}",
+                batch_size=batch_size,
+                device=device,
+                workers=workers,
+                on_bad=on_bad,
+                progress=progress or silent,
+            )
     features = {name: Features.open(folder) for name, folder in folders.items()}
     return features[layers[0]] if single else features
 
