@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import sys
 import threading
 
 import pytest
 
-from critmass import downloads
 from critmass.downloads import cache_root, fetch
 from critmass.errors import InputError
 
@@ -142,8 +142,17 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("CRITMASS_CACHE", str(tmp_path))
     assert cache_root() == tmp_path
     monkeypatch.delenv("CRITMASS_CACHE")
+    monkeypatch.setattr(
+        "platformdirs.user_cache_path", lambda name, *, appauthor: tmp_path / f"{name}{appauthor}"
+    )
+    assert cache_root() == tmp_path / "critmassFalse"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have places of their own")
+def test_the_cache_is_where_the_system_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("CRITMASS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(downloads.sys, "platform", "linux")
     assert cache_root() == tmp_path / "critmass"
-    monkeypatch.setattr(downloads.sys, "platform", "darwin")
-    assert cache_root().parts[-3:] == ("Library", "Caches", "critmass")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "critmass"

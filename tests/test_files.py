@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from critmass.errors import (
     said,
     unknown,
 )
-from critmass.files import check_writable, create_atomic, sha256, write_atomic
+from critmass.files import check_writable, create_atomic, file_name, locked, sha256, write_atomic
 
 
 def test_writes_and_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -172,3 +174,72 @@ def test_a_missing_extra_says_how_to_get_it() -> None:
     )
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, CritmassError)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from critmass.files import locked
+with locked(Path(sys.argv[1])) as mine:
+    print(mine, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(path: Path) -> subprocess.Popen[bytes]:
+    """Start a process that takes the lock and keeps it until it is told or killed."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline().strip() == b"True"
+    return holder
+
+
+def test_a_lock_is_one_process_s_until_it_ends_or_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "cell.lock"
+    for end in (lambda holder: holder.stdin.close(), subprocess.Popen.kill):
+        holder = hold(path)
+        with locked(path) as mine:
+            assert not mine
+        end(holder)
+        holder.wait()
+        holder.stdout.close()
+        holder.stdin.close()
+        with locked(path) as mine:
+            assert mine
+            with locked(path) as twice:
+                assert not twice
+
+
+def test_a_lock_that_is_waited_for_comes(tmp_path: Path) -> None:
+    holder = hold(tmp_path / "lock")
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.replace("1])", "1]), wait=True"), str(tmp_path / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    holder.communicate(b"\n")
+    assert waiting.communicate(b"\n")[0].strip() == b"True"
+
+
+def test_a_lock_is_let_go_of_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="inside"), locked(tmp_path / "lock"):
+        raise RuntimeError("inside")
+    with locked(tmp_path / "lock") as mine:
+        assert mine
+
+
+def test_a_lock_where_nothing_can_be_written_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(InputError, match="lock.*choose another folder"), locked(tmp_path / "lock"):
+        pass
+
+
+@pytest.mark.parametrize("text", ["/conv1/Conv:0", "a\\b", 'a<b>"c"|d?*', "100%2F", "tab\t"])
+def test_a_file_name_is_one_name_on_every_system(text: str) -> None:
+    import urllib.parse
+
+    name = file_name(text)
+    assert not set(name) & set('<>:"/\\|?*\t')
+    assert urllib.parse.unquote(name) == text
+    assert file_name("features.18.1") == "features.18.1"

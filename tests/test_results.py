@@ -351,3 +351,11 @@ def test_no_dates_and_no_places_in_the_bytes(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in content
     assert set(curve.provenance) == {"features", "versions"}
     assert results.VERSION == 1
+
+
+def test_what_a_cell_lacks_is_not_made_up(tmp_path: Path) -> None:
+    curve = measured("ridge")
+    assert curve.measurement.by_class is not None
+    measurement = dataclasses.replace(curve.measurement, whole_by_class=None)
+    lacking = dataclasses.replace(curve, measurement=measurement)
+    assert load_cell(save_cell(tmp_path, lacking)).measurement.whole_by_class is None

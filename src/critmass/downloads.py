@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -28,11 +27,9 @@ def cache_root() -> Path:
     chosen = os.environ.get("CRITMASS_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "critmass"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "critmass" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "critmass"
+    import platformdirs
+
+    return platformdirs.user_cache_path("critmass", appauthor=False)
 
 
 def fetch(url: str, path: Path, *, hash_known: str | None = None, progress: Progress = silent) -> Path:
@@ -70,7 +67,7 @@ def _verify(path: Path, hash_known: str | None, *, advice: str) -> None:
     """Raise InputError unless a file is the one known, or the one first seen here."""
     record = _beside(path, ".sha256")
     found = sha256(path)
-    expected = hash_known or (record.read_text().strip() if record.exists() else None)
+    expected = hash_known or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
     if expected is None:
         write_atomic(record, f"{found}\n".encode())
     elif found != expected:
@@ -95,7 +92,7 @@ def _transfer(url: str, path: Path, progress: Progress) -> None:
     have = part.stat().st_size if part.exists() and version.exists() else 0
     headers = {"User-Agent": "critmass", "Accept-Encoding": "identity"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": version.read_text()}
+        headers |= {"Range": f"bytes={have}-", "If-Range": version.read_text(encoding="utf-8")}
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:  # noqa: S310
             start = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0

@@ -53,10 +53,15 @@ class BrokenPackageError(CritmassError, ImportError):
 
     def __init__(self, package: str, error: BaseException, *, purpose: str) -> None:
         found = f"{type(error).__name__}: {_short(said(str(error)))}"
-        advice = "reinstall it in a version that fits the other packages"
-        super().__init__(
-            f'{purpose} needs the package "{package}", which fails to import ({found}); next: {advice}'
-        )
+        if "torchvision::" in str(error):
+            # Whichever package was asked for: several import torchvision, and fail with it.
+            cause = f"torchvision, whose compiled operators are built for another torch ({found})"
+            command = "pip install --force-reinstall torch torchvision"
+            advice = f"install matching builds of the two from one index: {command}"
+        else:
+            cause = f'the package "{package}", which fails to import ({found})'
+            advice = "reinstall it in a version that fits the other packages"
+        super().__init__(f"{purpose} needs {cause}; next: {advice}")
 
 
 _LISTED = 40
@@ -105,7 +110,7 @@ def require(module: str, *, package: str, extra: str, purpose: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(package, extra=extra, purpose=purpose) from error
-    except (RuntimeError, OSError, AttributeError) as error:
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
         raise BrokenPackageError(package, error, purpose=purpose) from error

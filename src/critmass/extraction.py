@@ -26,7 +26,7 @@ from critmass import rng
 from critmass.arrays import Indices, require_finite
 from critmass.errors import InputError, StoreError, said, unknown
 from critmass.features import Features, view_name
-from critmass.files import check_writable
+from critmass.files import check_writable, file_name
 from critmass.labels import Classes, Task, encode, targets_of_splits
 from critmass.progress import Progress, counted, silent
 from critmass.sources import open_dataset, open_model
@@ -41,6 +41,7 @@ from critmass.sources.base import (
     Network,
     Samples,
 )
+from critmass.sources.images import without_warnings
 from critmass.sources.models.module import wrap
 from critmass.sources.selection import describe_selection, select
 from critmass.sources.transforms import ImageTransform
@@ -168,7 +169,7 @@ def extract(
         tests={test: other.describe() for test, other in others.items()},
         seed=seed,
     )
-    folders = {name: Path(out) if single else Path(out) / name for name in layers}
+    folders = {name: Path(out) if single else Path(out) / file_name(name) for name in layers}
     about = {"model": network.describe(), "dataset": opened.describe(), "selection": selection}
     specs: dict[str, dict[str, Any]] = {
         name: validated(
@@ -191,17 +192,18 @@ def extract(
         chosen = select(
             opened.splits(), splits=splits, classes=classes, limit=limit, tests=further, seed=seed
         )
-        _extract(
-            network,
-            _Labelled.of(chosen, views),
-            {name: (folders[name], specs[name]) for name in todo},
-            name=f"{network.name.strip(':')}-{opened.name.strip(':')}",
-            batch_size=batch_size,
-            device=device,
-            workers=workers,
-            on_bad=on_bad,
-            progress=progress or silent,
-        )
+        with without_warnings():
+            _extract(
+                network,
+                _Labelled.of(chosen, views),
+                {name: (folders[name], specs[name]) for name in todo},
+                name=f"{network.name.strip(':')}-{opened.name.strip(':')}",
+                batch_size=batch_size,
+                device=device,
+                workers=workers,
+                on_bad=on_bad,
+                progress=progress or silent,
+            )
     features = {name: Features.open(folder) for name, folder in folders.items()}
     return features[layers[0]] if single else features
 

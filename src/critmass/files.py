@@ -7,15 +7,17 @@ that nothing reads and the next writer of the same file replaces.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from critmass.errors import InputError, said
 
 PART = ".part"
+FOLDERS_FLUSH = os.name != "nt"
+"""Whether a folder can be opened and flushed; Windows writes its entries by itself."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -35,9 +37,9 @@ def create_atomic(path: Path, create: Callable[[Path], object]) -> None:
     make_folder(path.parent)
     try:
         create(beside)
-        _fsync(beside)
+        _flush(beside)
         os.replace(beside, path)
-        _fsync(path.parent)
+        _flush_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -66,14 +68,32 @@ def check_writable(folder: Path) -> None:
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold a lock file against other processes; give whether it is held. A killed holder lets go of it."""
+    import filelock  # takes longer than the rest of this module, and most commands lock nothing
+
     make_folder(path.parent)
-    with path.open("ab") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except filelock.Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def file_name(text: str) -> str:
+    """Return `text` as the name of one file on any system, what none may hold percent-encoded.
+
+    Examples
+    --------
+    >>> file_name("blocks.0"), file_name("/conv1/Conv_output:0")
+    ('blocks.0', '%2Fconv1%2FConv_output%3A0')
+    """
+    return re.sub(r'[<>:"/\\|?*%\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", text)
 
 
 def sha256(path: Path) -> str:
@@ -82,7 +102,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def _flush(path: Path) -> None:
+    # Windows flushes through handles that may write, and no others.
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Put a folder's entries, so also a rename in it, on the disk."""
+    if not FOLDERS_FLUSH:
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -105,10 +105,6 @@ def load_cell(path: Path) -> Curve:
     measurements = {}
     for index, split in enumerate(header["splits"]):
         found = {key: arrays.get(f"{index}.{key}") for key in _ARRAYS}
-        for kind in ("class", "group"):
-            parts = found[f"by_{kind}"]
-            if parts is not None and found[f"whole_by_{kind}"] is None:  # of a cell older than the key
-                found[f"whole_by_{kind}"] = parts[0, -1]
         prefix = f"{index}.{CHOSEN}"
         measurements[split["name"]] = Measurement(
             whole=split["whole"],

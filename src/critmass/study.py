@@ -29,7 +29,7 @@ from critmass.curve import Curve
 from critmass.errors import CritmassError, InputError, StoreError, said, unknown
 from critmass.extraction import extract
 from critmass.features import Features
-from critmass.files import create_atomic, locked, write_atomic
+from critmass.files import create_atomic, file_name, locked, write_atomic
 from critmass.measuring import MEMORY_GIB, measure
 from critmass.pairwise import similarity
 from critmass.progress import Progress, silent
@@ -154,7 +154,7 @@ class Job:
     @property
     def folder(self) -> str:
         """Name of the folder of its stores."""
-        return f"{self.model}-{self.dataset}-{self.id}"
+        return file_name(f"{self.model}-{self.dataset}-{self.id}")
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,7 @@ class _Worker:
         folder = self.folder / FEATURES / cell.job.folder
         if cell.job.id in self.failed:
             raise self.failed[cell.job.id]
-        if not all((folder / layer / MANIFEST).exists() for layer in cell.job.layers):
+        if not all((folder / file_name(layer) / MANIFEST).exists() for layer in cell.job.layers):
             with locked(self.folder / LOCKS / f"{cell.job.folder}.lock") as mine:
                 if not mine:
                     return None
@@ -406,7 +406,9 @@ class _Worker:
                 except Exception as error:
                     self.failed[cell.job.id] = error
                     raise
-        return Features.open(folder / cell.layer, name=f"{cell.job.model}/{cell.job.dataset}/{cell.layer}")
+        return Features.open(
+            folder / file_name(cell.layer), name=f"{cell.job.model}/{cell.job.dataset}/{cell.layer}"
+        )
 
     def _result(self, cell: Cell, features: Features) -> Path:
         asked: dict[str, Any] = {**cell.asked, "memory_gib": self.memory_gib}

@@ -1,4 +1,7 @@
-"""Image files, friendly and hostile -> RGB or one clear line; never a warning, never another program."""
+"""Image files, friendly and hostile -> RGB or one clear line; never a warning, never another program.
+
+Warnings are errors in this suite: where Pillow warns of metadata, only `without_warnings` keeps an image.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,15 @@ import pytest
 from PIL import Image, features
 
 from critmass.sources.base import BadSampleError
-from critmass.sources.images import MAX_PIXELS, decode
+from critmass.sources.images import MAX_PIXELS, decode, without_warnings
 
 PIXELS = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3) * 4
+
+
+@pytest.fixture(autouse=True)
+def _as_in_an_extraction():
+    with without_warnings():
+        yield
 
 
 def encoded(image: Image.Image, form: str, **options) -> bytes:
@@ -135,7 +144,7 @@ def test_a_huge_image_is_refused_by_its_header():
     import tracemalloc
 
     tracemalloc.start()
-    with pytest.raises(BadSampleError, match="huge.png: found 60000 x 60000 pixels; allowed: up to"):
+    with pytest.raises(BadSampleError, match=r"huge.png: found .*\(3600000000 pixels\).*; allowed: up to"):
         decode(png(60_000, 60_000, rows=b"\0" * 100), "huge.png")
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
@@ -155,12 +164,12 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n(touched) (w) file\nsho
         (b"hello, world", "no image of a known format"),
         (SVG, "no image of a known format"),
         (EPS, "no image of a known format"),
-        (b"\xff\xd8\xff\xe0", "Error"),
+        (b"\xff\xd8\xff\xe0", "a header that is damaged"),
         (encoded(noise(), "JPEG")[:2000], "truncated"),
         (encoded(noise(), "PNG")[:2000], "truncated"),
         (encoded(Image.fromarray(PIXELS[..., 0].astype("float32")), "TIFF"), "mode F, whose scale"),
         (encoded(Image.fromarray(PIXELS[..., 0].astype("int32")), "TIFF"), "mode I, whose scale"),
-        (b"Pf 1 1 -1.0\n\0\0\0\0", "no image of a known format"),
+        (b"Pf 1 1 -1.0\n\0\0\0\0", "mode F, whose scale"),
         (b"II*\0\x08\0\0\0\xff\xff", "error"),
     ],
 )

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, require, said, unknown
 from critmass.progress import Progress, silent
 from critmass.sources.base import Dataset, DatasetRequest, ModelRequest, Network
 
@@ -89,9 +89,14 @@ DATASETS = {
         "imagenetv2:PATH", "ImageNetV2, folder or .zip", "vision", f"{_DATASETS}.imagenetv2"
     ),
     "csv": Source(
-        "csv:PATH", "texts and labels; a * in PATH stands for the split", "text", f"{_DATASETS}.table"
+        "csv:PATH",
+        "texts and labels; a * in PATH stands for the split",
+        "text",
+        f"{_DATASETS}.table:csv_files",
     ),
-    "jsonl": Source("jsonl:PATH", "texts and labels, a JSON object a line", "text", f"{_DATASETS}.table"),
+    "jsonl": Source(
+        "jsonl:PATH", "texts and labels, a JSON object a line", "text", f"{_DATASETS}.table:jsonl_files"
+    ),
     "arrays": Source(
         "arrays:PATH", "images in a .npz: X_train, y_train, ...", "vision", f"{_DATASETS}.arrays"
     ),
@@ -101,6 +106,17 @@ DATASETS = {
     ),
 }
 TABLES = ("csv", "jsonl", "hf")
+
+
+def list_architectures() -> dict[str, tuple[str, ...]]:
+    """Return the architectures of ``checkpoint:ARCH@PATH`` by whose they are: critmass, torchvision, timm.
+
+    A bare name is the first of these that has it; ``OWNER/NAME`` says whose. Needs the extra "vision".
+    """
+    require("torch", package="torch", extra="vision", purpose="the models checkpoint:")
+    home = importlib.import_module(f"{_MODELS}.architectures")
+    found: dict[str, tuple[str, ...]] = home.architectures()
+    return found
 
 
 def open_model(name: str, *, image_size: int | None = None, progress: Progress = silent) -> Network:
@@ -133,4 +149,4 @@ def _source(kind: str, name: str, known: dict[str, Source]) -> tuple[Any, str]:
     return getattr(importlib.import_module(module), function or "load"), rest
 
 
-__all__ = ["DATASETS", "MODELS", "Source", "open_dataset", "open_model"]
+__all__ = ["DATASETS", "MODELS", "Source", "list_architectures", "open_dataset", "open_model"]

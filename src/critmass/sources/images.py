@@ -4,20 +4,21 @@ The format is told by the first bytes, never by the suffix, and only those liste
 plugin that starts another program (EPS) is ever reached. Greyscale, palette, CMYK and transparent images
 become RGB as Pillow converts them (transparency is dropped), 16-bit ones keep their upper 8 bits, of an
 animation or a multi-page file the first image counts, and EXIF orientation is not applied, as in
-torchvision. Metadata is not looked at: it cannot change a pixel here, and damaged metadata is where
-Pillow warns.
+torchvision. Damaged metadata, which cannot change a pixel here, is where Pillow warns: `without_warnings`.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import io
 import struct
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from critmass.errors import require
+from critmass.errors import first_line, require
 from critmass.sources.base import BadSampleError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -26,11 +27,22 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 2**28
 """A file above 256 MiB is no photograph."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_TIFF = (b"II*\0", b"MM\0*")
 _TIFF_SIZES = {1: 1, 3: 2, 4: 4}
 _TIFF_SINGLE = (256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323)
 _TIFF_TAGS = (*_TIFF_SINGLE, 258, 273, 279, 320, 324, 325, 338, 339, 347, 529, 530, 532)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings, which are about metadata; enter it before threads that decode are started.
+
+    Filters of warnings belong to the process, so a thread of many cannot set them for itself.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def decode(data: bytes, name: str) -> Any:
@@ -41,17 +53,23 @@ def decode(data: bytes, name: str) -> Any:
     >>> decode(b"P6 2 1 255 rgbRGB", "two.ppm").size
     (2, 1)
     """
-    require("PIL.Image", package="pillow", extra="vision", purpose="reading images")
+    pillow = require("PIL.Image", package="pillow", extra="vision", purpose="reading images")
     if not data:
         raise BadSampleError(name, "a file of 0 bytes")
     try:
-        image = _opened(data)
+        pixels = _tiff_pixels(data) if data.startswith(_TIFF) else data
+        image = pillow.open(io.BytesIO(pixels), formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadSampleError(name, f"{width} x {height} pixels", f"up to {MAX_PIXELS} pixels")
         return rgb(image)
     except BadSampleError:
         raise
+    except pillow.UnidentifiedImageError as error:
+        found = f"no image of a known format ({', '.join(FORMATS)}), or a header that is damaged"
+        raise BadSampleError(name, found) from error
+    except pillow.DecompressionBombError as error:
+        raise BadSampleError(name, first_line(error), f"up to {MAX_PIXELS} pixels") from error
     except Exception as error:
         # Damaged files make Pillow raise almost anything.
         raise BadSampleError(name, f"{type(error).__name__}: {error}") from error
@@ -70,67 +88,11 @@ def rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _opened(data: bytes) -> Any:
-    """Return the image with its header read and no pixel decoded; ValueError for a format not known.
-
-    The classes are used directly because ``PIL.Image.open`` warns, which threads cannot catch safely.
-    """
-    readers = _readers()
-    if data.startswith(b"\xff\xd8\xff"):
-        return readers["JPEG"](io.BytesIO(data))
-    if data.startswith(_PNG):
-        return readers["PNG"](io.BytesIO(_png_pixels(data)))
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return readers["TIFF"](io.BytesIO(_tiff_pixels(data)))
-    if data.startswith(b"GIF8"):
-        return readers["GIF"](io.BytesIO(data))
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return readers["WEBP"](io.BytesIO(data))
-    if data.startswith(b"BM"):
-        return readers["BMP"](io.BytesIO(data))
-    if data.startswith((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")):
-        return readers["PPM"](io.BytesIO(data))
-    raise ValueError(f"no image of a known format ({', '.join(sorted(readers))})")
-
-
-@functools.cache
-def _readers() -> dict[str, Any]:
-    from PIL.BmpImagePlugin import BmpImageFile
-    from PIL.GifImagePlugin import GifImageFile
-    from PIL.JpegImagePlugin import JpegImageFile
-    from PIL.PngImagePlugin import PngImageFile
-    from PIL.PpmImagePlugin import PpmImageFile
-    from PIL.TiffImagePlugin import TiffImageFile
-    from PIL.WebPImagePlugin import WebPImageFile
-
-    class Jpeg(JpegImageFile):
-        def _read_dpi_from_exif(self) -> None:
-            """Leave EXIF alone: where it is damaged, which is common, Pillow warns."""
-
-    return {
-        "BMP": BmpImageFile,
-        "GIF": GifImageFile,
-        "JPEG": Jpeg,
-        "PNG": PngImageFile,
-        "PPM": PpmImageFile,
-        "TIFF": TiffImageFile,
-        "WEBP": WebPImageFile,
-    }
-
-
-def _png_pixels(data: bytes) -> bytes:
-    """Return a PNG file with the chunks that hold its pixels: no text, profile, EXIF or animation."""
-    kept, at = [_PNG], len(_PNG)
-    while at + 8 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] in _PIXEL_CHUNKS:
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
-
-
 def _tiff_pixels(data: bytes) -> bytes:
-    """Return a TIFF file with the tags of its first page that say where its pixels are."""
+    """Return a TIFF file with the tags of its first page that say where its pixels are.
+
+    Pillow refuses a file for a damaged tag of any kind, and turns it by its orientation.
+    """
     order = "<" if data.startswith(b"II") else ">"
     (start,) = struct.unpack_from(order + "L", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from critmass.errors import InputError, first_line, require, said, unknown
-from critmass.sources.base import OUTPUT, PENULTIMATE, POOLINGS, Activations, Kind, Layer, Sample
+from critmass.sources.base import OUTPUT, PENULTIMATE, Activations, Kind, Layer, Sample
+from critmass.sources.pooling import channels_first, check_width, pool
 from critmass.sources.transforms import ImageTransform, Pixels
 
-MAX_WIDTH = 65_536
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
 
@@ -80,7 +79,7 @@ class Images:
 
     def batch(self, prepared: Sequence[Any], device: str) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         """Return pixels of shape (n, 3, h, w), float32, normalised, channels last in memory."""
-        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        torch = torch_library()
         pixels = torch.from_numpy(np.stack(prepared))
         if device != "cpu":
             pixels = pixels.pin_memory() if device.startswith("cuda") else pixels
@@ -94,7 +93,7 @@ class Images:
         return pillow.new("RGB", self.transform.crop[::-1], (128, 128, 128))
 
     def _affine(self, device: str) -> tuple[Any, Any]:
-        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        torch = torch_library()
         mean, std = np.array(self.transform.mean), np.array(self.transform.std)
         return tuple(
             torch.from_numpy(value.astype(np.float32).reshape(3, 1, 1)).to(device)
@@ -115,7 +114,8 @@ class TorchNetwork:
     tokens : "cls", "avg" or "last"
         What pooling "auto" makes of activations of shape (n_samples, n_tokens, n_neurons).
     channels_first : bool
-        Whether activations of four dimensions are (n, channels, height, width) rather than channels last.
+        Whether maps are (n, channels, height, width) rather than channels last, in a layer whose shape and
+        kind do not say so themselves (`channels_first`).
     about : mapping
         What is known of the weights beside their hash: packages that compute, the weights' name.
     """
@@ -159,15 +159,15 @@ class TorchNetwork:
         def take(name: str, tensor: Any, _mask: Any) -> None:
             if tensor.ndim >= 2 and tensor.is_floating_point() and len(tensor) == 1:
                 shape = tuple(tensor.shape[1:])
-                channels = 0 if len(shape) == 3 and self.channels_first else -1
-                found[name] = Layer(shape, shape[channels])
+                first = len(shape) == 3 and self._channels_first(name, shape)
+                found[name] = Layer(shape, shape[0 if first else -1])
 
         self._run([self.inputs.prepare(self.inputs.example(), None)], names, take)
         return {name: found[name] for name in names if name in found}
 
     def place(self, device: str, precision: str) -> TorchNetwork:
         """Return the network on a device, computing at a precision."""
-        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        torch = torch_library()
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         try:
@@ -191,7 +191,8 @@ class TorchNetwork:
         found: dict[str, Any] = {}
 
         def take(name: str, tensor: Any, mask: Any) -> None:
-            pooled = pool(tensor, pooling, tokens=self.tokens, channels_first=self.channels_first, mask=mask)
+            first = self._channels_first(name, tuple(tensor.shape[1:]))
+            pooled = pool(tensor, pooling, tokens=self.tokens, channels_first=first, mask=mask)
             check_width(name, pooled, pooling)
             # A view would change with what modules after this one do in place.
             shared = pooled.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
@@ -209,7 +210,7 @@ class TorchNetwork:
         self, batch: Sequence[Any], layers: Sequence[str], take: Callable[[str, Any, Any], None]
     ) -> None:
         """Run a batch, giving `take` each layer's tensor as it is made, with the mask of tokens or None."""
-        torch = require("torch", package="torch", extra="torch", purpose="running networks")
+        torch = torch_library()
         try:
             with torch.inference_mode(), self._computing(torch):
                 arguments, keywords, mask = self.inputs.batch(batch, self.device)
@@ -217,6 +218,11 @@ class TorchNetwork:
                     self.module(*arguments, **keywords)
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from None
+
+    def _channels_first(self, layer: str, shape: tuple[int, ...]) -> bool:
+        module = self.module.get_submodule(layer) if layer not in (PENULTIMATE, OUTPUT) else None
+        square = isinstance(self.inputs, Images) and len(set(self.inputs.transform.crop)) == 1
+        return channels_first(shape, module, square=square, otherwise=self.channels_first)
 
     def _point(self, layer: str) -> Point:
         return self.penultimate if layer == PENULTIMATE else Point("" if layer == OUTPUT else layer)
@@ -252,74 +258,14 @@ class TorchNetwork:
             yield
 
 
-def check_width(layer: str, pooled: Any, pooling: str) -> None:
-    """Raise InputError for more neurons than one layer may have."""
-    if pooled.shape[1] > MAX_WIDTH:
-        raise InputError(
-            f"layer {layer!r}",
-            said(f"{pooled.shape[1]} neurons with pooling {pooling!r}"),
-            f"up to {MAX_WIDTH}",
-            "choose pooling avg, max or cls",
-        )
-
-
-def pool(tensor: Any, pooling: str, *, tokens: str, channels_first: bool, mask: Any = None) -> Any:
-    """Return activations of shape (n_samples, ...), of NumPy or torch, as (n_samples, n_neurons).
-
-    Parameters
-    ----------
-    pooling : str
-        "avg" and "max" over positions (of tokens: those in `mask`), "cls" the first token, "last" the last
-        token in `mask`, "flatten" every position a neuron of its own, "none" refuses positions. "auto":
-        "avg" over places of an image, `tokens` over tokens.
-    mask : tensor of shape (n_samples, n_tokens), optional
-        1 for tokens, 0 for padding.
-    """
-    if pooling not in POOLINGS:
-        raise unknown("pooling", pooling, POOLINGS)
-    if tensor.ndim == 2 or pooling == "flatten":
-        if pooling == "flatten" and mask is not None and tensor.ndim == 3:
-            raise InputError("pooling", pooling, "avg, max, cls or last for texts, which differ in length")
-        return tensor.reshape(len(tensor), -1)
-    if pooling == "none":
-        found = said(f"activations of shape {tuple(tensor.shape[1:])} for a sample")
-        raise InputError(
-            "pooling", found, "none where a layer has no positions", "choose avg, max or flatten"
-        )
-    if tensor.ndim == 3:
-        if mask is not None and mask.shape != tensor.shape[:2]:
-            mask = None
-        return _pooled_tokens(tensor, tokens if pooling == "auto" else pooling, mask)
-    if pooling in ("cls", "last"):
-        raise InputError("pooling", pooling, "avg, max or flatten for a layer that has no tokens")
-    if channels_first:
-        return _over(tensor.reshape(*tensor.shape[:2], -1), pooling, axis=2)
-    return _over(tensor.reshape(len(tensor), -1, tensor.shape[-1]), pooling, axis=1)
-
-
-def _over(tensor: Any, pooling: str, *, axis: int) -> Any:
-    """Return the maximum or the mean over the positions along an axis."""
-    xp = array_namespace(tensor)
-    return (xp.max if pooling == "max" else xp.mean)(tensor, axis=axis)
-
-
-def _pooled_tokens(tensor: Any, pooling: str, mask: Any) -> Any:
-    if pooling == "cls":
-        return tensor[:, 0]
-    if mask is None:
-        return tensor[:, -1] if pooling == "last" else _over(tensor, pooling, axis=1)
-    weight = mask.to(tensor.dtype).unsqueeze(-1)
-    if pooling == "avg":
-        return (tensor * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-    if pooling == "max":
-        return tensor.masked_fill(weight == 0, float("-inf")).amax(1)
-    last = mask.cumsum(1).argmax(1)
-    return tensor.gather(1, last[:, None, None].expand(-1, 1, tensor.shape[2]))[:, 0]
+def torch_library() -> Any:
+    """Return torch, which is optional, or raise MissingExtraError."""
+    return require("torch", package="torch", extra="torch", purpose="running networks")
 
 
 def tensor_of(value: Any) -> Any:
     """Return the tensor of activations in what a module gives out, or None where there is not just one."""
-    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    torch = torch_library()
     if isinstance(value, torch.Tensor):
         return value
     for name in ("last_hidden_state", "logits"):
@@ -332,7 +278,7 @@ def tensor_of(value: Any) -> Any:
 
 def classifier_input(module: Any, name: str) -> Point:
     """Return the point before the last linear layer, which is where a classifier's penultimate layer ends."""
-    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    torch = torch_library()
     linear = [path for path, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     if not linear:
         raise InputError(
@@ -366,7 +312,7 @@ def frozen(module: Any) -> Any:
 
 def digest(module: Any) -> str:
     """Return the SHA-256 over every weight and buffer of a module: name, dtype, shape, bytes."""
-    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    torch = torch_library()
     total = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         value = tensor.detach().cpu().contiguous()

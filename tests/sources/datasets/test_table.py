@@ -238,3 +238,20 @@ def test_banking77():
     for samples in splits.values():
         assert len(np.unique(samples.labels)) == 77
         assert all(samples.read(index) for index in range(len(samples)))
+
+
+@pytest.mark.parametrize("prefix", ["csv", "jsonl"])
+def test_it_is_called_what_it_was_asked_for(tmp_path, prefix):
+    rows = {
+        "csv": "text,label\na,x\nb,y\n",
+        "jsonl": '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
+    }
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.{prefix}").write_text(rows[prefix])
+    for name in (f"train.{prefix}", f"*.{prefix}"):
+        dataset = open_dataset(f"{prefix}:{tmp_path / name}")
+        assert dataset.name == dataset.describe()["name"] == f"{prefix}:{name}"
+    with pytest.raises(
+        InputError, match=f"dataset: found '{prefix}:nowhere.{prefix}'; allowed: a .csv or .jsonl"
+    ):
+        open_dataset(f"{prefix}:nowhere.{prefix}")

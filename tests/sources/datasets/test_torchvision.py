@@ -7,6 +7,7 @@ import inspect
 import json
 import pickle
 import re
+import shutil
 import struct
 from pathlib import Path
 from urllib.error import URLError
@@ -74,6 +75,69 @@ def test_mnist(tmp_path, name):
     classes = getattr(torchvision.datasets, name).classes
     assert splits["train"].labels.tolist() == [classes[i] for i in (0, 1, 2, 0)]
     np.testing.assert_array_equal(np.asarray(splits["test"].read(1))[..., 2], pixels[5])
+
+
+def packed(folder: Path, monkeypatch) -> np.ndarray:
+    """Write MNIST's four files as another mirror packs them, of 4 and 2 images."""
+    monkeypatch.setattr("critmass.sources.datasets.idx.COUNTS", {"train": 4, "t10k": 2}, raising=False)
+    pixels = write_mnist(folder / "plain")
+    folder.mkdir(parents=True, exist_ok=True)
+    for plain in (folder / "plain" / "MNIST" / "raw").iterdir():
+        (folder / f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes(), compresslevel=1, mtime=7))
+    shutil.rmtree(folder / "plain")
+    return pixels
+
+
+@pytest.mark.parametrize("home", [".", "NAME/raw"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_mnist_and_its_kin_as_other_mirrors_pack_them(tmp_path, monkeypatch, name, home):
+    pixels = packed(tmp_path / "a" / home.replace("NAME", name), monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    dataset = opened(name, tmp_path / "a")
+    splits = dataset.splits()
+    classes = getattr(torchvision.datasets, name).classes
+    assert splits["train"].labels.tolist() == [classes[i] for i in (0, 1, 2, 0)]
+    np.testing.assert_array_equal(np.asarray(splits["test"].read(1))[..., 2], pixels[5])
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+    write_mnist(tmp_path / "b", name)
+    assert dataset.describe() == opened(name, tmp_path / "b").describe(), "the same content, however packed"
+
+
+def test_packed_files_that_are_not_the_dataset_are_named(tmp_path, monkeypatch):
+    packed(tmp_path, monkeypatch)
+    images, labels = tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "train-labels-idx1-ubyte.gz"
+    whole = {path: path.read_bytes() for path in (images, labels)}
+    flipped = bytearray(whole[images])
+    flipped[len(flipped) // 2] ^= 1
+    for path, data, found in (
+        (images, bytes(flipped), "a whole gzip file"),
+        (images, whole[images][:-9], "a whole gzip file"),
+        (images, gzip.decompress(whole[images]), "a whole gzip file"),
+        (images, whole[labels], "3152 bytes of IDX, from 00000803, of shape"),
+        (images, gzip.compress(gzip.decompress(whole[images]) + b"more"), "found more than 3152 bytes"),
+        (labels, gzip.compress(idx(np.full(4, 11, dtype=np.uint8))), "the label 11; allowed: labels 0 to 9"),
+        (labels, gzip.compress(bytes(10**7)), "found more than 12 bytes"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=f"{path.name}: found .*{found}|{path.name}: {found}") as caught:
+            opened("MNIST", tmp_path).splits()
+        assert "fetch it again" in str(caught.value)
+        path.write_bytes(whole[path])
+    assert opened("MNIST", tmp_path).splits()
+
+
+@pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "DTD", "EuroSAT"])
+def test_what_cannot_be_fetched_leaves_no_folders(tmp_path, name):
+    (tmp_path / "kept").mkdir()
+    for root in (tmp_path / "kept", tmp_path / "not" / "there"):
+        with pytest.raises(InputError, match="no whole copy"):
+            opened(name, root).splits()
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
+
+
+def test_of_mnist_the_files_that_are_wanted_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"allowed: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz"):
+        opened("FashionMNIST", tmp_path).splits()
 
 
 def test_imagenet_tests_on_its_labelled_validation_images(tmp_path):

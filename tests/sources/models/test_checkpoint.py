@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from critmass.errors import InputError
-from critmass.sources import open_model
+from critmass.sources import list_architectures, open_model
 from critmass.sources.images import decode
 
 
@@ -222,8 +222,9 @@ def test_self_supervised_transformers_open_without_what_trained_them(vit, tmp_pa
         np.testing.assert_allclose(layer_of(network, images(2)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_flax_vision_transformers_are_laid_out_as_in_timm(vit, tmp_path):
-    state = {name: tensor.numpy() for name, tensor in vit.state_dict().items()}
+def flax_arrays(module):
+    """A Vision Transformer's tensors as Flax names them and lays them out."""
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     arrays = {
         "cls": state["cls_token"],
         "Transformer/posembed_input/pos_embedding": state["pos_embed"],
@@ -252,17 +253,56 @@ def test_flax_vision_transformers_are_laid_out_as_in_timm(vit, tmp_path):
             arrays[f"{attention}/{part}/bias"] = bias.reshape(3, 64)
         arrays[f"{attention}/out/kernel"] = state[f"{block}.attn.proj.weight"].T.reshape(3, 64, 192)
         arrays[f"{attention}/out/bias"] = state[f"{block}.attn.proj.bias"]
-    np.savez(tmp_path / "vit.npz", **arrays)
-    # timm's own reader of these files is the reference.
-    reference = timm.create_model("vit_tiny_patch16_224")
-    reference.load_pretrained(str(tmp_path / "vit.npz"))
-    network = open_model(f"checkpoint:timm/vit_tiny_patch16_224@{tmp_path / 'vit.npz'}")
-    given = network.module.state_dict()
-    for name, tensor in reference.state_dict().items():
-        assert torch.equal(given[name], tensor), name
-    np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(InputError, match="Vision Transformer, as Flax names them"):
-        open_model(f"checkpoint:timm/vit_tiny_patch16_224@{tmp_path / 'other.npz'}")
+    return arrays
+
+
+def test_flax_vision_transformers_are_laid_out_as_in_timm(vit, tmp_path):
+    arrays, path = flax_arrays(vit), tmp_path / "vit.npz"
+    narrow = {"head/kernel": arrays["head/kernel"][:, :7], "head/bias": arrays["head/bias"][:7]}
+    headless_arrays = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    logits = {"pre_logits/kernel": np.zeros((192, 192)), "pre_logits/bias": np.zeros(192)}
+    for found, width in ((arrays, 1000), ({**arrays, **narrow}, 7), ({**headless_arrays, **logits}, 192)):
+        np.savez(path, **found)
+        network = open_model(f"checkpoint:timm/vit_tiny_patch16_224@{path}")
+        given = network.module.state_dict()
+        for name, tensor in vit.state_dict().items():
+            if not name.startswith("head."):
+                assert torch.equal(given[name], tensor), name
+        assert network.layers()["output"].shape == (width,)
+        if width != 192:
+            assert torch.equal(given["head.weight"], vit.head.weight[:width])
+            assert torch.equal(given["head.bias"], vit.head.bias[:width])
+    samples = images(2)
+    np.savez(path, **arrays)
+    network = open_model(f"checkpoint:timm/vit_tiny_patch16_224@{path}")
+    batch, _, _ = network.inputs.batch([network.prepare(image) for image in samples], "cpu")
+    with torch.inference_mode():
+        expected = vit(*batch).numpy()
+    np.testing.assert_allclose(layer_of(network, samples, "output"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_flax_files_that_are_not_of_the_architecture_are_refused(vit, tmp_path):
+    arrays, path = flax_arrays(vit), tmp_path / "vit.npz"
+    without = {name: array for name, array in arrays.items() if "encoderblock_11" not in name}
+    scale = "Transformer/encoderblock_3/LayerNorm_0/scale"
+    for found, message in (
+        (without, "encoderblock_11"),
+        ({**arrays, "Transformer/encoderblock_12/LayerNorm_0/scale": np.ones(192)}, "numbers where the arch"),
+        ({**arrays, scale: np.ones(1)}, "numbers where the architecture has"),
+        ({**arrays, scale: np.full(192, np.nan)}, "nothing for blocks.3.norm1.weight"),
+        ({**arrays, "Transformer/posembed_input/pos_embedding": np.zeros((1, 145, 192))}, "numbers where"),
+        ({"a": np.zeros(3)}, "vit.npz: found"),
+    ):
+        np.savez(path, **found)
+        with pytest.raises(InputError, match=message) as caught:
+            open_model(f"checkpoint:timm/vit_tiny_patch16_224@{path}")
+        assert str(caught.value).startswith(f"{path}: found")
+        assert "\n" not in str(caught.value)
+    np.savez(path, **arrays)
+    with pytest.raises(
+        InputError, match="a .npz file for ResNet; allowed: one of timm's Vision Transformers"
+    ):
+        open_model(f"checkpoint:resnet18@{path}")
 
 
 def blurred_reference(state, x):
@@ -371,6 +411,19 @@ def test_whose_architecture_a_name_is():
             architecture(name)
 
 
+def test_every_architecture_can_be_listed():
+    from critmass.sources.models.architectures import architecture
+
+    known = list_architectures()
+    assert list(known) == ["critmass", "torchvision", "timm"]
+    assert set(known["torchvision"]) == set(torchvision.models.list_models(module=torchvision.models))
+    assert set(known["timm"]) == set(timm.list_models())
+    assert {"resnet20-cifar", "mrl-resnet50-ff8", "wide_resnet50_4"} <= set(known["critmass"])
+    for owner, name in (("critmass", "resnet20-cifar"), ("torchvision", "resnet18"), ("timm", "resnet18")):
+        assert name in known[owner]
+        assert architecture(f"{owner}/{name}").name == f"{owner}/{name}"
+
+
 def test_weights_that_do_not_fit_are_named(resnet, tmp_path):
     state, path = resnet.state_dict(), tmp_path / "w.pt"
     broken = dict(state)
@@ -447,9 +500,9 @@ def test_what_is_no_plain_data_is_refused(tmp_path):
         open_model(f"checkpoint:resnet18@{path}")
 
 
-def test_arrays_of_objects_in_npz_are_refused(tmp_path):
+def test_arrays_of_objects_in_npz_are_refused(vit, tmp_path):
     target = tmp_path / "ran"
-    np.savez(tmp_path / "w.npz", cls=np.array([Payload(target)], dtype=object))
+    np.savez(tmp_path / "w.npz", **{**flax_arrays(vit), "cls": np.array([Payload(target)], dtype=object)})
     with pytest.raises(InputError, match="allow_pickle"):
         open_model(f"checkpoint:timm/vit_tiny_patch16_224@{tmp_path / 'w.npz'}")
     assert not target.exists()

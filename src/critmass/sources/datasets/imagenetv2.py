@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ N_CLASSES = 1000
 
 def load(rest: str, _request: DatasetRequest) -> Dataset:
     """Return the dataset in the folder or .zip `rest`."""
-    path = Path(rest).expanduser()
-    tree = open_tree(path, f"imagenetv2:{rest}")
-    return ImageNetV2(f"imagenetv2:{path.resolve().stem}", tree)
+    return ImageNetV2(*open_tree("imagenetv2", rest))
 
 
 @dataclass(frozen=True)

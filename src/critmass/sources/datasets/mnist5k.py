@@ -41,7 +41,7 @@ class Mnist5k:
 
     def splits(self) -> Mapping[str, Samples]:
         """Return the train (3,750 images) and test (1,250) splits."""
-        with gzip.open(self.path, "rt") as stream:
+        with gzip.open(self.path, "rt", encoding="ascii") as stream:
             table = np.loadtxt(stream, delimiter=",", dtype=np.float64)
         images = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28)
         labels = table[:, -1].astype(np.int64)

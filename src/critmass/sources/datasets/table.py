@@ -33,26 +33,23 @@ ROLES = ("text", "label", "group", "split")
 Columns = dict[str, Sequence[Any]]
 
 
-def load(rest: str, request: DatasetRequest) -> Dataset:
+def _load(prefix: str, rest: str, request: DatasetRequest) -> Dataset:
     """Return the dataset in the file, or files, `rest`."""
     check_roles(request.columns, ROLES)
-    return Table(rest, _files(rest), request.columns)
+    return Table(f"{prefix}:{Path(rest).name}", _files(rest, f"{prefix}:{rest}"), request.columns)
+
+
+csv_files, jsonl_files = functools.partial(_load, "csv"), functools.partial(_load, "jsonl")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in files; `files` by split, or one file under ""."""
+    """Texts in files; `files` by split, or one file under ""; `name` as asked for, without the folder."""
 
-    rest: str
+    name: str
     files: Mapping[str, Path]
     columns: Mapping[str, str]
     kind: Kind = "text"
-
-    @property
-    def name(self) -> str:
-        """Name without the folder."""
-        stem = Path(self.rest).name if "" not in self.files else self.files[""].stem
-        return f"table:{stem}"
 
     def describe(self) -> dict[str, Any]:
         """Return the files' hashes, and the column of each role."""
@@ -127,24 +124,24 @@ class Table:
         return found
 
 
-def _files(rest: str) -> dict[str, Path]:
+def _files(rest: str, name: str) -> dict[str, Path]:
     before, star, after = str(Path(rest).expanduser()).partition("*")
     known = rest.lower().endswith(SUFFIXES)
     if not star:
         if not known or not Path(before).is_file():
-            raise InputError("dataset", rest, "a .csv or .jsonl file that exists", "check the path")
+            raise InputError("dataset", name, "a .csv or .jsonl file that exists", "check the path")
         return {"": Path(before)}
     found = sorted(set(glob.glob(f"{glob.escape(before)}*{glob.escape(after)}")) - {before + after})
     if "*" in after or not known or not found:
         raise InputError(
-            "dataset", rest, "files that exist, called alike but for one *", "check the path; quote the *"
+            "dataset", name, "files that exist, called alike but for one *", "check the path; quote the *"
         )
     files: dict[str, Path] = {}
     for path in found:
         own = path[len(before) : len(path) - len(after)]
         split = SPLIT_NAMES.get(own.lower(), own)
         if split in files:
-            raise InputError("dataset", rest, "one file a split", f"two files are called {split!r}")
+            raise InputError("dataset", name, "one file a split", f"two files are called {split!r}")
         files[split] = Path(path)
     return files
 

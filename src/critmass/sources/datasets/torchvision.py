@@ -2,7 +2,8 @@
 
 Files are downloaded where torchvision can, into the request's root, as torchvision lays it out; without
 one, into ``torchvision/NAME`` below ``$CRITMASS_DATA``, or below critmass's cache. Image files are read by
-`images.decode`, not by torchvision. CIFAR's files are pickles: torchvision compares their MD5 with those
+`images.decode`, not by torchvision. MNIST and its kin are also read from the packed files of any mirror
+(idx.py). CIFAR's files are pickles: torchvision compares their MD5 with those
 of the authors' files before it opens them, and so do we.
 
 ImageNet and Places365 keep the labels of their test images secret: what they call val is "test" here.
@@ -11,6 +12,7 @@ Places365 is the standard set at 256 x 256. DTD is its first partition; FGVCAirc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -23,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.downloads import cache_root
-from critmass.errors import InputError, require, said, unknown
+from critmass.errors import InputError, first_line, require, said, unknown
 from critmass.sources.base import BadSampleError, Dataset, DatasetRequest, Kind, Samples
+from critmass.sources.datasets.idx import unpacked
 from critmass.sources.images import MAX_BYTES, decode, rgb
 
 
@@ -192,24 +195,43 @@ class TorchvisionDataset:
         try:
             return self._try(arguments)
         except Exception as error:
+            if (found := self._unpacked(arguments)) is not None:
+                return found
             if not self._recipe.downloads:
                 raise self._absent(error) from error
+        absent = [path for path in (self._home, *self._home.parents) if not path.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             return self._try({**arguments, "download": True})
         except Exception as error:
+            if absent:
+                _remove_empty(absent[-1])
             raise self._absent(error) from error
 
     def _try(self, arguments: Mapping[str, Any]) -> Any:
         return self.home(str(self.root), **arguments)
 
+    def _unpacked(self, arguments: Mapping[str, Any]) -> Any:
+        """Return a split of MNIST or its kin from packed files, whoever packed them; None without any."""
+        if not hasattr(self.home, "raw_folder"):
+            return None
+        prefix = "train" if arguments["train"] else "t10k"
+        return unpacked((self._home, self.root), prefix, self.home.classes)
+
+    @property
+    def _home(self) -> Path:
+        """Where fetched files belong."""
+        return self.root / self._recipe.home
+
     def _absent(self, error: Exception) -> InputError:
         address = _address(self.home) or "its authors' page"
+        packed = getattr(self.home, "resources", ()) if hasattr(self.home, "raw_folder") else ()
+        files = ", ".join(file for file, _ in packed)
         return InputError(
             self.name,
-            said(f"no whole copy ({type(error).__name__}: {error})"),
-            "the files as torchvision expects them",
-            f"fetch {address} and put it in {self.root / self._recipe.home}",
+            said(f"no whole copy ({type(error).__name__}: {first_line(error)})"),
+            files or "the files as torchvision expects them",
+            f"fetch {address} and put it in {self._home}",
         )
 
     def _samples(self, split: str, opened: Any) -> Samples:
@@ -258,6 +280,13 @@ class TorchvisionDataset:
                 path = self.root / name
                 found.update(f"{name}\0{path.stat().st_size if path.exists() else None}\n".encode())
         return found.hexdigest()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and all below it but what has files in it."""
+    for below, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(below)
 
 
 def _address(home: Any) -> str:

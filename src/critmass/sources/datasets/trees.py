@@ -115,8 +115,13 @@ class ZipTree(Tree):
         return data
 
 
-def open_tree(path: Path, name: str) -> Tree:
-    """Return the tree at a folder or .zip; `name` is what messages call the dataset."""
+def open_tree(prefix: str, rest: str) -> tuple[str, Tree]:
+    """Return the name of the dataset ``PREFIX:REST``, without its place, and the tree, a folder or a .zip."""
+    path, name = Path(rest).expanduser(), f"{prefix}:{rest}"
+    return f"{prefix}:{path.resolve().stem}", _tree(path, name)
+
+
+def _tree(path: Path, name: str) -> Tree:
     if path.is_dir():
         return _folder(path, name)
     if path.is_file() and path.suffix.lower() == ".zip":

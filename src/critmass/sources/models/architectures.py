@@ -46,11 +46,16 @@ def architecture(name: str, *, image_size: int | None = None) -> TorchNetwork:
         If nobody has an architecture of that name.
     """
     owner, slash, rest = name.partition("/")
-    for each, build in _OWNERS.items():
+    for each, (_, build) in _OWNERS.items():
         found = build(rest if slash else name, image_size) if owner == each or not slash else None
         if found is not None:
             return found
     raise _unknown(name)
+
+
+def architectures() -> dict[str, tuple[str, ...]]:
+    """Return the names that `architecture` knows, by whose they are, the first of an ambiguous name first."""
+    return {owner: tuple(names()) for owner, (names, _) in _OWNERS.items()}
 
 
 def _own(name: str, image_size: int | None) -> TorchNetwork | None:
@@ -69,9 +74,9 @@ def _own(name: str, image_size: int | None) -> TorchNetwork | None:
 
 
 def _torchvision(name: str, image_size: int | None) -> TorchNetwork | None:
-    models = _package("torchvision.models")
-    if name not in models.list_models(module=models):
+    if name not in _torchvision_names():
         return None
+    models = _package("torchvision.models")
     settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     module = models.get_model(name, weights=None, **settings)
     preset = next(iter(models.get_model_weights(name))).transforms()
@@ -85,18 +90,35 @@ def _timm(name: str, image_size: int | None) -> TorchNetwork | None:
     return timm_models.network_of(module, f"timm/{name}", image_size)
 
 
-_OWNERS: dict[str, Callable[[str, int | None], TorchNetwork | None]] = {
-    "critmass": _own,
-    "torchvision": _torchvision,
-    "timm": _timm,
+def _own_names() -> list[str]:
+    return list(_OWN)
+
+
+def _torchvision_names() -> list[str]:
+    """Return the classifiers, which torchvision keeps apart from its other networks."""
+    models = _package("torchvision.models")
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def _timm_names() -> list[str]:
+    names: list[str] = _package("timm").list_models()
+    return names
+
+
+_OWNERS: dict[str, tuple[Callable[[], list[str]], Callable[[str, int | None], TorchNetwork | None]]] = {
+    "critmass": (_own_names, _own),
+    "torchvision": (_torchvision_names, _torchvision),
+    "timm": (_timm_names, _timm),
 }
 
 
 def _unknown(name: str) -> InputError:
-    known = list(_OWN)
-    known += _package("torchvision.models").list_models()
-    known += [f"timm/{each}" for each in _package("timm").list_models()]
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    known = architectures()
+    bare = [each for owner, names in known.items() for each in names if owner != "timm"]
+    near = difflib.get_close_matches(
+        name, [*bare, *(f"timm/{each}" for each in known["timm"])], n=2, cutoff=0.5
+    )
     return InputError(
         "architecture",
         name,

@@ -57,10 +57,10 @@ def load(rest: str, request: ModelRequest) -> Network:
             "such as checkpoint:torchvision/resnet50@weights.safetensors",
         )
     path = Path(given).expanduser()
-    state = read_state_dict(path)
     # torch is imported with these, so not before it is known to be there.
     architectures = importlib.import_module("critmass.sources.models.architectures")
     network = architectures.architecture(name, image_size=request.image_size)
+    state = read_state_dict(path, network.module)
     fitted = _fitted(network, state, path)
     inputs = network.inputs
     if fitted.normaliser is not None:

@@ -20,14 +20,20 @@ import numpy as np
 
 from critmass.errors import InputError, require, said
 from critmass.sources.base import ModelRequest, Network
+from critmass.sources.hub import hub_or_cache
 from critmass.sources.models.weights import from_hub, safely, short_name, transformers_library
-from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen
+from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen, torch_library
 from critmass.sources.texts import Texts, tokenizer_digest
 from critmass.sources.transforms import ImageTransform
 
 
 def load(rest: str, request: ModelRequest) -> Network:
     """Return a vision or text network."""
+    with hub_or_cache(rest):
+        return _load(rest, request)
+
+
+def _load(rest: str, request: ModelRequest) -> Network:
     module = _module(rest)
     name = f"hf:{short_name(rest)}"
     if module.main_input_name == "input_ids":
@@ -80,7 +86,7 @@ def _text(rest: str, name: str, module: Any) -> TorchNetwork:
 def _module(rest: str) -> Any:
     """Return the model, or of several towers the one to read from; every weight of it from the file."""
     transformers = _transformers()
-    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    torch = torch_library()
     config = from_hub(rest, transformers.AutoConfig.from_pretrained)
     opener = functools.partial(
         transformers.AutoModel.from_pretrained, config=config, dtype=torch.float32, output_loading_info=True

@@ -25,7 +25,8 @@ from critmass.errors import InputError, first_line, require, said, unknown
 from critmass.files import sha256
 from critmass.sources.base import OUTPUT, PENULTIMATE, Activations, Kind, Layer, ModelRequest, Network, Sample
 from critmass.sources.models.onnx_graphs import Graph, Input, no_model, read_graph
-from critmass.sources.networks import check_width, pool, versions
+from critmass.sources.networks import versions
+from critmass.sources.pooling import channels_first, check_width, pool
 from critmass.sources.transforms import ImageTransform, Pixels
 
 METADATA = "critmass.transform"
@@ -93,7 +94,7 @@ class OnnxNetwork:
         # Two samples tell what has samples as its rows.
         found = self._values([pixels, pixels], names)
         return {
-            name: Layer(value.shape[1:], value.shape[1 if value.ndim == 4 else -1])
+            name: Layer(value.shape[1:], value.shape[1 if self._maps_first(value) else -1])
             for name, value in found.items()
             if value.ndim >= 2 and len(value) == 2 and value.dtype.kind == "f"
         }
@@ -127,7 +128,7 @@ class OnnxNetwork:
             if layer not in (PENULTIMATE, OUTPUT, *self.graph.outputs, *self.graph.inner):
                 raise unknown("layer", layer, self.layers())
         found = {
-            layer: _pooled(layer, value, pooling, len(batch))
+            layer: _pooled(layer, value, pooling, len(batch), maps_first=self._maps_first(value))
             for layer, value in self._values(batch, layers).items()
         }
         return lambda: found
@@ -161,6 +162,10 @@ class OnnxNetwork:
                 str(self.path), said(first_line(error)), f"a graph that takes {shape}"
             ) from error
         return values
+
+    def _maps_first(self, value: NDArray[Any]) -> bool:
+        square = len(set(self.transform.crop)) == 1
+        return value.ndim == 4 and channels_first(value.shape[1:], square=square, otherwise=True)
 
     def _value(self, layer: str) -> str:
         return {PENULTIMATE: self.graph.penultimate, OUTPUT: self.graph.outputs[0]}.get(layer, layer)
@@ -200,14 +205,16 @@ class OnnxNetwork:
             raise no_model(self.path, first_line(error)) from error
 
 
-def _pooled(layer: str, value: NDArray[Any], pooling: str, n_samples: int) -> NDArray[np.float32]:
+def _pooled(
+    layer: str, value: NDArray[Any], pooling: str, n_samples: int, *, maps_first: bool
+) -> NDArray[np.float32]:
     """Return activations of shape (n_samples, n_neurons)."""
     if value.ndim < 2 or len(value) != n_samples or value.dtype.kind != "f":
         found = said(f"shape {value.shape}, {value.dtype}, for {n_samples} samples")
         raise InputError(
             f"layer {layer!r}", found, "floats, a row for each sample", "critmass list layers shows"
         )
-    pooled = pool(value, pooling, tokens="avg", channels_first=True)
+    pooled = pool(value, pooling, tokens="avg", channels_first=maps_first)
     check_width(layer, pooled, pooling)
     return np.asarray(pooled, dtype=np.float32)
 

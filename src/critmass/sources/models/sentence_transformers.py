@@ -15,8 +15,9 @@ from typing import Any
 
 from critmass.errors import InputError, MissingExtraError, require
 from critmass.sources.base import ModelRequest, Network
+from critmass.sources.hub import hub_or_cache
 from critmass.sources.models.weights import from_hub, safely, short_name, transformers_library
-from critmass.sources.networks import Point, TorchNetwork, frozen
+from critmass.sources.networks import Point, TorchNetwork, frozen, torch_library
 from critmass.sources.texts import Texts, tokenizer_digest
 
 
@@ -27,7 +28,7 @@ def load(rest: str, request: ModelRequest) -> TorchNetwork:
     purpose = "models of sentence-transformers"
     transformers_library(extra="text", purpose=purpose)
     library = require("sentence_transformers", package="sentence-transformers", extra="text", purpose=purpose)
-    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    torch = torch_library()
     _no_code(rest)
 
     def opener(name: str, *, use_safetensors: bool, trust_remote_code: bool) -> Any:
@@ -36,7 +37,8 @@ def load(rest: str, request: ModelRequest) -> TorchNetwork:
             name, device="cpu", trust_remote_code=trust_remote_code, model_kwargs=settings
         )
 
-    module = from_hub(rest, safely(opener))
+    with hub_or_cache(rest):
+        module = from_hub(rest, safely(opener))
     prompt = module.prompts.get(module.default_prompt_name) if module.default_prompt_name else None
     width = module.truncate_dim
     about = {

@@ -1,7 +1,7 @@
 """A file of weights -> its tensors by name, without running anything that is pickled in it.
 
 Reads safetensors, torch's files (zip archives and the older pickles) with ``weights_only``, and the .npz
-files of Vision Transformers that Google publishes, with their tensors renamed and laid out as in timm.
+files of Vision Transformers that Google publishes, which timm lays out.
 Beside tensors a pickle may hold plain data: numbers, texts, lists, NumPy scalars, argparse.Namespace,
 paths. Everything else is refused by name.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import copy
 import pathlib
 import pickle
 import re
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from critmass.errors import InputError, first_line, require, said
@@ -51,8 +51,13 @@ class StateDict:
     wrapper: str = ""
 
 
-def read_state_dict(path: Path) -> StateDict:
+def read_state_dict(path: Path, module: Any) -> StateDict:
     """Return the tensors of a .safetensors, .npz or torch file, on the CPU.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What the tensors are for; timm lays out those of an .npz as this module of its own has them.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def read_state_dict(path: Path) -> StateDict:
     if path.suffix == ".safetensors":
         return StateDict(_from_safetensors(path))
     if path.suffix == ".npz":
-        return StateDict(_from_flax(path))
+        return StateDict(_from_flax(path, module))
     return _inner(path, _from_torch(path))
 
 
@@ -89,6 +94,54 @@ def _from_torch(path: Path) -> Any:
         raise _refused(path, error) from None
     except (AttributeError, IndexError, AssertionError, OSError, MemoryError, OverflowError) as error:
         raise _refused(path, error) from None
+
+
+def _from_flax(path: Path, module: Any) -> dict[str, Any]:
+    """Return the tensors of a Vision Transformer's .npz as timm's own loader lays them out.
+
+    The loader resizes and skips what does not fit, in silence. Here all that the module has must be in the
+    file, as large as it is there: it is filled with NaN before, and numbers are counted.
+    """
+    torch = require("torch", package="torch", extra="torch", purpose=PURPOSE)
+    if not hasattr(module, "load_pretrained"):
+        found = said(f"a .npz file for {type(module).__name__}")
+        raise InputError(
+            str(path), found, "one of timm's Vision Transformers", "such as timm/vit_small_patch16_224"
+        )
+    target = copy.deepcopy(module)
+    arrays: dict[str, Any] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if "pre_logits/" not in name}
+        head = next((len(value) for name, value in arrays.items() if name.endswith("head/bias")), 0)
+        target.reset_classifier(head)
+        for tensor in target.state_dict().values():
+            tensor.fill_(torch.nan)
+        target.load_pretrained(str(path))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, first_line(error)) from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _no_flax(path, f"{', '.join(list(arrays)[:4])}, ... ({first_line(error)})") from error
+    tensors: dict[str, Any] = target.state_dict()
+    missing = [name for name, tensor in tensors.items() if torch.isnan(tensor).any()]
+    if missing:
+        raise _no_flax(path, f"nothing for {', '.join(missing[:3])}")
+    in_file, in_module = (
+        sum(value.size for value in arrays.values()),
+        sum(t.numel() for t in tensors.values()),
+    )
+    if in_file != in_module:
+        raise _no_flax(path, f"{in_file:,} numbers where the architecture has {in_module:,}")
+    return tensors
+
+
+def _no_flax(path: Path, found: str) -> InputError:
+    return InputError(
+        str(path),
+        said(found),
+        "the arrays of this Vision Transformer, as Flax names them",
+        "name its architecture",
+    )
 
 
 def _refused(path: Path, error: BaseException) -> InputError:
@@ -167,62 +220,6 @@ def _no_tensors(path: Path, keys: list[str], found: str) -> InputError:
         f"tensors by name, at the top or under {', '.join(WRAPPERS[:4])}, ...",
         "save the model's state_dict()",
     )
-
-
-def _from_flax(path: Path) -> dict[str, Any]:
-    torch = require("torch", package="torch", extra="torch", purpose=PURPOSE)
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, str(error)) from error
-    try:
-        return {name: torch.from_numpy(np.array(value)) for name, value in _as_in_timm(arrays).items()}
-    except (KeyError, ValueError, TypeError) as error:
-        found = said(f"arrays {', '.join(list(arrays)[:4])}, ... ({error})")
-        raise InputError(
-            str(path), found, "the arrays of a Vision Transformer, as Flax names them"
-        ) from error
-
-
-def _as_in_timm(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a Flax Vision Transformer, named and laid out as timm's module has them."""
-    found = {
-        "cls_token": arrays["cls"],
-        "pos_embed": arrays["Transformer/posembed_input/pos_embedding"],
-        "patch_embed.proj.weight": arrays["embedding/kernel"].transpose(3, 2, 0, 1),
-        "patch_embed.proj.bias": arrays["embedding/bias"],
-        **_norm("norm", "Transformer/encoder_norm", arrays),
-    }
-    if "head/kernel" in arrays:
-        found |= _linear("head", "head", arrays)
-    index = 0
-    while f"Transformer/encoderblock_{index}/LayerNorm_0/scale" in arrays:
-        ours, theirs = f"blocks.{index}", f"Transformer/encoderblock_{index}"
-        attention = f"{theirs}/MultiHeadDotProductAttention_1"
-        found |= _norm(f"{ours}.norm1", f"{theirs}/LayerNorm_0", arrays)
-        found |= _norm(f"{ours}.norm2", f"{theirs}/LayerNorm_2", arrays)
-        found |= _linear(f"{ours}.mlp.fc1", f"{theirs}/MlpBlock_3/Dense_0", arrays)
-        found |= _linear(f"{ours}.mlp.fc2", f"{theirs}/MlpBlock_3/Dense_1", arrays)
-        parts = [(arrays[f"{attention}/{part}/kernel"], arrays[f"{attention}/{part}/bias"]) for part in _QKV]
-        width = len(parts[0][0])
-        found[f"{ours}.attn.qkv.weight"] = np.concatenate([k.reshape(width, -1).T for k, _ in parts])
-        found[f"{ours}.attn.qkv.bias"] = np.concatenate([b.reshape(-1) for _, b in parts])
-        found[f"{ours}.attn.proj.weight"] = arrays[f"{attention}/out/kernel"].reshape(-1, width).T
-        found[f"{ours}.attn.proj.bias"] = arrays[f"{attention}/out/bias"]
-        index += 1
-    return found
-
-
-_QKV = ("query", "key", "value")
-
-
-def _norm(ours: str, theirs: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {f"{ours}.weight": arrays[f"{theirs}/scale"], f"{ours}.bias": arrays[f"{theirs}/bias"]}
-
-
-def _linear(ours: str, theirs: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {f"{ours}.weight": arrays[f"{theirs}/kernel"].T, f"{ours}.bias": arrays[f"{theirs}/bias"]}
 
 
 def _check_archive(path: Path) -> None:

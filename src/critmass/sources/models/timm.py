@@ -7,12 +7,14 @@ own pre-logits).
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any, Literal
 
 from critmass.errors import InputError, first_line, require, said, unknown
 from critmass.sources.base import ModelRequest, Network
-from critmass.sources.models.weights import hub_folder, torch_folder, unavailable
+from critmass.sources.hub import hub_folder, hub_or_cache
+from critmass.sources.models.weights import torch_folder, unavailable
 from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen
 from critmass.sources.transforms import ImageTransform
 
@@ -40,18 +42,20 @@ def build(name: str, *, image_size: int | None = None, pretrained: bool = False)
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
         raise unknown(f"weights of timm:{architecture}", tag, tags)
     sized = {"img_size": image_size} if image_size and found and found.fixed_input_size else {}
-    try:
-        return timm.create_model(name, pretrained=pretrained, **sized)
-    except OSError as error:
-        config = found.to_dict()
-        folder = hub_folder() if config.get("hf_hub_id") else torch_folder()
-        raise unavailable(f"timm:{name}", _origin(config), folder, error) from error
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        if not sized:
-            raise
-        raise InputError(
-            "image_size", image_size, f"a size that timm:{name} takes", first_line(error)
-        ) from error
+    hub = found.hf_hub_id if pretrained else None
+    with hub_or_cache(hub) if hub else contextlib.nullcontext():
+        try:
+            return timm.create_model(name, pretrained=pretrained, **sized)
+        except OSError as error:
+            config = found.to_dict()
+            folder = hub_folder() if config.get("hf_hub_id") else torch_folder()
+            raise unavailable(f"timm:{name}", _origin(config), folder, error) from error
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            if not sized:
+                raise
+            raise InputError(
+                "image_size", image_size, f"a size that timm:{name} takes", first_line(error)
+            ) from error
 
 
 def network_of(module: Any, name: str, image_size: int | None) -> TorchNetwork:

@@ -10,29 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from critmass.errors import InputError, first_line, require, said
+from critmass.sources.hub import hub_folder, reason
+from critmass.sources.networks import torch_library
 
 
 def unavailable(name: str, origin: str, folder: str, error: BaseException) -> InputError:
     """Return the error for weights that are not in `folder` and cannot be fetched from `origin`."""
     return InputError(
         name,
-        said(f"no weights that can be read ({first_line(error)})"),
+        said(f"no weights that can be read ({reason(error)})"),
         f"those of {origin}",
         f"fetch them where there is a network; they are looked for in {folder}",
     )
 
 
-def hub_folder() -> str:
-    """Return where huggingface_hub keeps what it fetches."""
-    constants = require(
-        "huggingface_hub.constants", package="huggingface-hub", extra="hf", purpose="models of the hub"
-    )
-    return f"HF_HOME, which is {constants.HF_HOME}"
-
-
 def torch_folder() -> str:
     """Return where torch keeps what it fetches."""
-    torch = require("torch", package="torch", extra="torch", purpose="running networks")
+    torch = torch_library()
     return f"torch hub's folder, which is {torch.hub.get_dir()}"
 
 
