@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 # Before any library of the hub is imported: tests fetch nothing.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch
-
-try:
-    import torchvision
-except RuntimeError:
-    # Package indexes build torchvision for CUDA: beside a CPU build of torch its own operators do not load,
-    # and describing them fails. No test calls them.
-    OPERATORS = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision  # noqa: F401
-
-
 import polars as pl
 import pytest
 from helpers_data import REAL
-from sklearn.datasets import load_digits
 
 import critmass as cm
+
+if importlib.util.find_spec("torchvision") is not None:
+    try:
+        import torchvision
+    except RuntimeError:
+        # Package indexes build torchvision for CUDA: beside a CPU build of torch its own operators do not
+        # load, and describing them fails. No test calls them.
+        import torch
+
+        OPERATORS = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision  # noqa: F401
 
 
 @pytest.fixture(scope="session")
 def real_store(tmp_path_factory):
     """The demo's own features: EfficientNet-Lite0 on 5,000 MNIST digits, d = 1280."""
+    pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("real") / "features"
     cm.extract("lite0:", "mnist5k:", out=folder, image_size=112)
     return folder
@@ -44,7 +45,7 @@ def real_features(real_store):
 @pytest.fixture(scope="session")
 def digits():
     """1,797 real digits, 64 pixels each, some of them constant."""
-    x, y = load_digits(return_X_y=True)
+    x, y = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     return cm.Features.from_arrays((x, y), name="digits")
 
 
