@@ -229,7 +229,7 @@ def test_parquet_with_vectors_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
 def test_parquet_with_one_column_for_each_neuron(tmp_path: Path, dtype: str) -> None:
-    x = np.round(X).astype(dtype)
+    x = np.abs(np.round(X)).astype(dtype)
     frame = pl.DataFrame(x, schema=[f"f_{i}" for i in range(4)])
     frame.with_columns(label=pl.Series(NAMES[Y].tolist())).write_parquet(tmp_path / "f.parquet")
     assert_same(Features.open(tmp_path / "f.parquet"), Features.from_arrays((x, NAMES[Y])))

@@ -16,7 +16,7 @@ from critmass.errors import InputError
 from critmass.features import Features
 
 X, Y = blobs(60, 4)
-WHOLE = np.round(10 * X)
+WHOLE = np.round(X)
 NAMES = np.array(["ant", "bee", "cat"])
 TEXT = NAMES[Y].tolist()
 

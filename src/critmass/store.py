@@ -269,9 +269,9 @@ class StoreWriter:
             for index in range(-(-planned // self.shard_rows)):
                 path = self._path(split, index)
                 rows = map_tensors(path)["x"]
-                content.update(rows.data)
                 left_out += [{"split": split, **row} for row in safetensors_label(path).get("left_out", ())]
                 if len(rows):
+                    content.update(rows.data)
                     shards.append(
                         Shard(file=path.name, rows=len(rows), bytes=path.stat().st_size, sha256=sha256(path))
                     )

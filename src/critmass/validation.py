@@ -170,7 +170,7 @@ def _stacked(name: str, values: NDArray[Any]) -> NDArray[Any]:
 def _of_objects(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return Python's values as an array of their one kind."""
     flat = values.ravel().tolist()
-    _require_whole(name, np.array([value is None or value != value for value in flat], dtype=bool))
+    _require_whole(name, np.array([_missing(value) for value in flat], dtype=bool))
     for kinds, dtype in (
         ((str,), np.str_),
         ((bool, np.bool_), np.bool_),
@@ -182,6 +182,11 @@ def _of_objects(name: str, values: NDArray[Any]) -> NDArray[Any]:
             return np.array(flat, dtype=dtype).reshape(values.shape)
     found = ", ".join(sorted({type(value).__name__ for value in flat}))
     raise InputError(name, said(f"dtype object ({found})"), "numbers or text, of one kind")
+
+
+def _missing(value: Any) -> bool:
+    nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
+    return value is None or nan or type(value).__name__ in ("NAType", "NaTType")  # pandas' own
 
 
 def _require_whole(name: str, missing: NDArray[Any]) -> None:
