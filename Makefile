@@ -13,6 +13,10 @@ JOBS ?= auto
 VENV := .venv
 BASE := .venv-base
 STUDY := .venv-study
+# From arrays to answers: tests that need no extra. Where one test of a file does, it is skipped and says so.
+CORE := $(addprefix tests/, test_features.py test_store.py test_shards.py test_validation.py test_readers.py \
+	test_files.py test_parts.py test_redundancy.py test_results.py test_measuring.py test_mitigation.py \
+	test_moments.py sources/test_selection.py scores/test_contract.py whole/test_archive.py)
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: setup demo test lint bench probes intervals throughput study docs clean
@@ -23,7 +27,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/critmass demo --out critmass-demo
 
 test: $(VENV)/.dev $(BASE)/.base
-	$(BASE)/bin/python -m pytest --noconftest tests/whole/base_install.py
+	$(BASE)/bin/python -m pytest tests/whole/base_install.py $(CORE)
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.dev
@@ -75,8 +79,8 @@ $(STUDY)/.study: pyproject.toml
 	$(STUDY)/bin/python -m pip install $(PIP_FLAGS) -e ".[report,weights]"
 	touch $@
 
-# Only what `pip install critmass` brings, to prove that arrays need no more.
+# Only what `pip install critmass` brings, and what tests are written with, to prove that arrays need no more.
 $(BASE)/.base: pyproject.toml
 	$(PYTHON) -m venv $(BASE)
-	$(BASE)/bin/python -m pip install $(PIP_FLAGS) -e . pytest
+	$(BASE)/bin/python -m pip install $(PIP_FLAGS) -e . pytest hypothesis
 	touch $@

@@ -77,6 +77,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 @pytest.fixture(scope="session")
 def real_store(made_once):
     """The demo's own features: EfficientNet-Lite0 on 5,000 MNIST digits, d = 1280."""
+    pytest.importorskip("torch")
 
     def make(folder):
         cm.extract("lite0:", "mnist5k:", out=folder / "features", image_size=112)
@@ -92,9 +93,7 @@ def real_features(real_store):
 @pytest.fixture(scope="session")
 def digits():
     """1,797 real digits, 64 pixels each, some of them constant."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
+    x, y = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     return cm.Features.from_arrays((x, y), name="digits")
 
 

@@ -15,7 +15,7 @@ from helpers_data import tree
 from PIL import Image
 from safetensors.numpy import load_file
 
-from critmass import extraction
+from critmass import extraction, shards
 from critmass.errors import InputError, MissingExtraError, StoreError
 from critmass.extraction import extract
 from critmass.features import Features
@@ -239,6 +239,97 @@ def test_several_layers_in_one_pass(tmp_path: Path) -> None:
         assert tree(tmp_path / "all" / layer) == tree(tmp_path / layer)
         np.testing.assert_array_equal(features.splits["v2"].x[:], alone.splits["v2"].x[:])
     assert found["block.1"].name == "projector-dots-block.1"
+
+
+def test_layers_of_several_widths_are_cut_each_as_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide layers get shorter shards; the bytes are the same alone, together or resumed."""
+    monkeypatch.setattr(
+        shards, "TARGET_BYTES", 4 * 5 * 4
+    )  # 4 rows of "penultimate", 8 of "early", 16 of "block.0"
+    layers = ["penultimate", "early", "block.0"]
+    bad = [("train", 3), ("train", 20), ("test", 0)]
+    dots = Dots(SIZES, bad=bad, groups=True)
+    for layer in layers:
+        extract(Projector(), dots, out=tmp_path / "alone" / layer, layer=layer, batch_size=4, on_bad="list")
+    extract(Projector(), dots, out=tmp_path / "together", layer=layers, batch_size=4, on_bad="list")
+    assert tree(tmp_path / "together") == tree(tmp_path / "alone")
+    counts = {layer: len(list((tmp_path / "together" / layer).glob("train-*"))) for layer in layers}
+    assert counts == {"penultimate": 12, "early": 6, "block.0": 3}
+    for fail_at in (1, 4, 9, 13):
+        folder = tmp_path / f"resumed{fail_at}"
+        with pytest.raises(RuntimeError, match="the power went"):
+            extract(Projector(fail_at=fail_at), dots, out=folder, layer=layers, batch_size=4, on_bad="list")
+        extract(Projector(), dots, out=folder, layer=layers, batch_size=4, on_bad="list")
+        assert tree(folder) == tree(tmp_path / "together")
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "dtype", "expected"),
+    [
+        (3750, 1280, "float32", 512),
+        (50_000, 1280, "float32", 4096),
+        (1_281_167, 2048, "float32", 8192),
+        (1_281_167, 65_536, "float32", 256),
+        (1_281_167, 65_536, "float16", 512),
+        (200, 5, "float32", 512),
+    ],
+)
+def test_a_shard_is_a_sixteenth_of_a_split_within_bounds(
+    n: int, width: int, dtype: str, expected: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "SHARD_ROWS", 8192)
+        assert extraction._shard_rows({"train": n, "test": n // 5}, width, dtype) == expected
+
+
+def untouched(model: Projector, dots: Dots, folder: Path) -> None:
+    assert (model.batches, model.prepared, dots.reads) == ([], 0, 0)
+    assert tree(folder) == {}
+
+
+@pytest.mark.parametrize("labels", [[f"c{i}" for i in range(150)], range(150)], ids=["text", "numbers"])
+def test_a_limit_of_too_few_rows_a_class_is_refused_before_anything_is_read(
+    tmp_path: Path, labels: list[Any]
+) -> None:
+    model, dots = Projector(), Dots({"train": 600, "test": 150}, labels=labels)
+    with pytest.raises(InputError, match="limit of 'train': found 200; allowed: 300 or more, two") as caught:
+        extract(model, dots, out=tmp_path / "f", limit=200)
+    assert "fewer classes with classes=" in caught.value.advice
+    assert "regression" not in str(caught.value)
+    untouched(model, dots, tmp_path)
+    fs = extract(model, dots, out=tmp_path / "f", limit={"train": 300})
+    assert fs.splits["train"].x.shape == (300, 5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "labels", "words"),
+    [
+        (
+            {"train": 40, "test": 9},
+            [f"c{i}" for i in range(40)],
+            "found 40 classes in 40 training rows",
+        ),
+        ({"train": 40, "test": 9}, ["one"], r"labels: found one class only \('one'\)"),
+        ({"train": 1}, None, "X of 'train': found 1 rows; allowed: enough rows to set some aside"),
+    ],
+    ids=["a class a row", "one class", "nothing to set aside"],
+)
+def test_what_opening_would_refuse_is_refused_before_anything_is_read(
+    tmp_path: Path, sizes: dict[str, int], labels: list[str] | None, words: str
+) -> None:
+    model, dots = Projector(), Dots(sizes, labels=labels)
+    with pytest.raises(InputError, match=words) as caught:
+        extract(model, dots, out=tmp_path / "f")
+    assert "regression" not in str(caught.value)
+    untouched(model, dots, tmp_path)
+
+
+def test_a_store_opens_whatever_samples_were_left_out(tmp_path: Path) -> None:
+    dots = Dots({"train": 8, "test": 9}, labels=list("abcd"), bad=[("train", row) for row in (3, 4, 5, 6, 7)])
+    fs = extract(Projector(), dots, out=tmp_path / "f", on_bad="list")
+    assert (fs.classes, fs.splits["train"].y.tolist()) == (("a", "b", "c", "d"), [0, 1, 2])
 
 
 def test_several_layers_resume_together(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_not_finite_is_named_by_row_and_neuron():
 
 
 def test_torch_sums_what_numpy_sums():
+    pytest.importorskip("torch")
     x, y = made_up(n=BLOCK_ROWS + 50, d=7)
     weights, target = np.linspace(0.5, 2, len(x)), np.column_stack([y, y**2]).astype(float)
     for options in ({"fourth": True}, {"weights": weights, "targets": lambda rows: target[rows]}):

@@ -197,6 +197,7 @@ INDEX = st.one_of(
     st.slices(23),
     st.lists(st.integers(-23, 22), max_size=30).map(lambda rows: np.array(rows, dtype=np.intp)),
     st.lists(st.booleans(), min_size=23, max_size=23).map(np.array),
+    st.integers(-23, 22),
 )
 
 
@@ -209,11 +210,15 @@ def test_indexing_is_that_of_the_array(sharded: dict[int, Any], shard_rows: int,
     np.testing.assert_array_equal(found, expected)
 
 
-def test_indexing_out_of_range_or_by_one_number_is_refused(sharded: dict[int, Any]) -> None:
+def test_indexing_out_of_range_or_by_columns_is_refused(sharded: dict[int, Any]) -> None:
     with pytest.raises(IndexError):
         sharded[5][np.array([23])]
-    with pytest.raises(TypeError, match="slice or a 1-d array"):
-        sharded[5][3]
+    for wrong in ((slice(None), [0]), [[1, 2]]):
+        with pytest.raises(TypeError, match="indexed by rows alone"):
+            sharded[5][wrong]
+    for wrong in ([True, False], [0.5], 23, -24):
+        with pytest.raises(IndexError):
+            sharded[5][wrong]
 
 
 # Damage is named.

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from critmass import rng
 from critmass.arrays import Indices, require_finite
 from critmass.errors import InputError, StoreError, said, unknown
-from critmass.features import Features, view_name
+from critmass.features import Features, Split, in_order, view_name
 from critmass.files import check_writable, file_name
-from critmass.labels import Classes, Task, encode, targets_of_splits
+from critmass.labels import Classes, Task, check_classes, encode, targets_of_splits
 from critmass.progress import Progress, counted, silent
+from critmass.shards import rows_of_a_shard
 from critmass.sources import open_dataset, open_model
 from critmass.sources.base import (
     OUTPUT,
@@ -48,7 +49,10 @@ from critmass.sources.transforms import ImageTransform
 from critmass.specs import ExtractSpec, content_id, validated
 from critmass.store import MANIFEST, Header, StoreWriter, holds, is_store, open_store, remove_store, spec_ids
 
-SHARD_ROWS = 512
+SHARD_ROWS = 8192
+"""Rows of a shard at most: what a killed run computes again."""
+SHARE, FEW_ROWS = 16, 512
+"""A shard is a sixteenth of the largest split, or this many rows, whichever is more."""
 BATCH_SIZES = {"cpu": 64, "accelerator": 512}
 """Batches to begin with where none is asked for; halved until one fits in memory."""
 
@@ -105,7 +109,8 @@ def extract(
         Our splits (train, validation, test, or a further test split) from the dataset's own, such as
         ``{"train": "train", "test": "val"}``.
     classes, limit
-        Only these classes; at most so many samples of each split (a seeded, stratified sample).
+        Only these classes; at most so many samples of each split (a seeded sample, even over the classes; of
+        the training split two for each class or more).
     tests : mapping, optional
         Further test splits from other datasets, such as ``{"v2": "imagenetv2:path"}``.
     columns, root
@@ -299,7 +304,12 @@ class _Labelled:
     def of(cls, chosen: Mapping[str, Samples], views: int) -> _Labelled:
         """Check labels and groups of all splits together; add the augmented views of the training split."""
         labels = {name: samples.labels for name, samples in chosen.items() if samples.labels is not None}
-        task, classes, y = targets_of_splits(labels, {name: np.empty((0, 0)) for name in chosen}, "auto")
+        rows = {name: np.broadcast_to(np.float32(0), (len(samples), 1)) for name, samples in chosen.items()}
+        task, classes, y = targets_of_splits(labels, rows, "auto")
+        if classes is not None:
+            advice = "take more samples with limit=, or fewer classes with classes="
+            check_classes(classes, len(chosen["train"]), advice)
+        in_order({name: Split(x, y.get(name)) for name, x in rows.items()}, task)  # as opening the store will
         texts = {name: samples.groups for name, samples in chosen.items() if samples.groups is not None}
         names = tuple(map(str, encode(np.concatenate(list(texts.values())))[0])) if texts else None
         group = {name: np.searchsorted(np.array(names), text) for name, text in texts.items()}
@@ -342,6 +352,7 @@ def _extract(
     widths = {layer: x.shape[1] for layer, x in run([first])().items()}
     batch = _batch_size(run, first, device) if batch_size is None else batch_size
     sizes = {split: len(samples) for split, samples in data.samples.items()}
+    cuts = {layer: _shard_rows(sizes, width, some["dtype"]) for layer, width in widths.items()}
     writers = {
         layer: StoreWriter(
             folder,
@@ -356,44 +367,64 @@ def _extract(
                 provenance={**spec, "batch_size": batch},
             ),
             sizes,
-            SHARD_ROWS,
+            cuts[layer],
         )
         for layer, (folder, spec) in stores.items()
     }
-    missing = {layer: list(writer.missing()) for layer, writer in writers.items()}
-    shards = sorted(
-        {
-            (split, index, (rows.start, rows.stop))
-            for shards in missing.values()
-            for split, index, rows in shards
-        },
-        key=lambda shard: (list(sizes).index(shard[0]), shard[1]),
-    )
+    missing = {layer: {shard[:2] for shard in writer.missing()} for layer, writer in writers.items()}
+    # A piece is a shard of the widest layer; those of narrower layers are made of whole pieces.
+    step = min(cuts.values())
+    pieces = [
+        (split, start, min(start + step, n))
+        for split, n in sizes.items()
+        for start in range(0, n, step)
+        if any((split, start // cuts[layer]) in missing[layer] for layer in writers)
+    ]
     count = counted(progress, "extracting", sum(sizes.values()))
-    count(sum(sizes.values()) - sum(stop - start for _, _, (start, stop) in shards))
-    window = SHARD_ROWS if network.kind == "text" else 4 * batch
-    jobs = ((split, row) for split, _, rows in shards for row in range(*rows))
+    count(sum(sizes.values()) - sum(stop - start for _, start, stop in pieces))
+    window = step if network.kind == "text" else 4 * batch
+    jobs = ((split, row) for split, start, stop in pieces for row in range(start, stop))
+    parts: dict[str, list[NDArray[Any]]] = {layer: [] for layer in writers}
+    kept: dict[str, list[int]] = {layer: [] for layer in writers}
+    left_out: dict[str, list[dict[str, str]]] = {layer: [] for layer in writers}
     with _ahead(prepare, jobs, window, workers or os.cpu_count() or 1) as prepared:
-        for split, index, (start, stop) in shards:
-            kept: list[int] = []
-            left_out: list[dict[str, str]] = []
-            inputs = _whole(zip(range(start, stop), prepared), kept, left_out, on_bad)  # noqa: B905
+        for split, start, stop in pieces:
+            rows: list[int] = []
+            unread: list[dict[str, str]] = []
+            inputs = _whole(zip(range(start, stop), prepared), rows, unread, on_bad)  # noqa: B905
             x = _activations(run, inputs, batch, by_length=network.kind == "text", count=count)
-            count(len(left_out))
+            count(len(unread))
             for layer, writer in writers.items():
-                if (split, index, slice(start, stop)) in missing[layer]:
+                index = start // cuts[layer]
+                if (split, index) not in missing[layer]:
+                    continue
+                found = x[layer] if rows else np.empty((0, widths[layer]))
+                parts[layer].append(_stored(found, some["dtype"], split, rows))
+                kept[layer] += rows
+                left_out[layer] += unread
+                if stop in (sizes[split], (index + 1) * cuts[layer]):
                     writer.write(
                         split,
                         index,
-                        _stored(
-                            x[layer] if kept else np.empty((0, widths[layer])), some["dtype"], split, kept
-                        ),
-                        y=data.y[split][kept] if split in data.y else None,
-                        group=data.group[split][kept] if split in data.group else None,
-                        left_out=left_out,
+                        np.concatenate(parts[layer]),
+                        y=data.y[split][kept[layer]] if split in data.y else None,
+                        group=data.group[split][kept[layer]] if split in data.group else None,
+                        left_out=left_out[layer],
                     )
+                    for home in (parts, kept, left_out):
+                        home[layer] = []
     for writer in writers.values():
         writer.finish()
+
+
+def _shard_rows(sizes: Mapping[str, int], n_neurons: int, dtype: str) -> int:
+    """Return the rows of a shard: a power of two, so that shards of a wider layer fill those of a narrower.
+
+    Few enough for `TARGET_BYTES`, and for a killed run to lose little; what the request says decides it, and
+    nothing else, so that whoever resumes cuts alike.
+    """
+    share = 1 << (max(max(sizes.values()) // SHARE, FEW_ROWS) - 1).bit_length()
+    return min(share, SHARD_ROWS, rows_of_a_shard(n_neurons, dtype))
 
 
 @contextlib.contextmanager

@@ -18,23 +18,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from critmass import readers, rng
+from critmass import readers, rng, validation
 from critmass.arrays import Indices, Matrix, RowSubset
 from critmass.errors import InputError, StoreError, said, unknown
 from critmass.labels import Classes, Task, check_classes, encode, stratified, targets_of_splits
+from critmass.shards import ShardedMatrix, rows_of_a_shard
 from critmass.specs import canonical_json, content_id
 from critmass.store import (
     MANIFEST,
     Columns,
     Header,
     OpenStore,
-    ShardedMatrix,
     is_store,
     open_store,
+    rows_digest,
     write_store,
 )
 
-SHARD_ROWS = 16_384
+TEST_FRACTION = 0.25
 VALIDATION_FRACTION = 0.2
 
 
@@ -45,7 +46,7 @@ class Split:
     Attributes
     ----------
     x : matrix of shape (n_samples, n_neurons)
-        An array, a memory map or a store; float16, float32 or float64.
+        An array, a memory map or a store; float16, float32 or float64. ``x[rows]`` and ``x[:]`` give arrays.
     y : array of shape (n_samples,) or None
         Class codes into `Features.classes` (classification) or targets (regression).
     group : array of shape (n_samples,) or None
@@ -98,6 +99,15 @@ class Features:
     splits: Mapping[str, Split]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A store's rows travel as paths. What was computed travels too: the fingerprint.
+        known = {"fingerprint": self.__dict__["fingerprint"]} if "fingerprint" in self.__dict__ else {}
+        values = (self.name, self.task, self.classes, self.groups, dict(self.splits), dict(self.provenance))
+        return Features, values, known
+
     def __repr__(self) -> str:
         rows = ", ".join(f"{name}: {split.x.shape[0]}" for name, split in self.splits.items())
         return f"Features({self.name!r}, {self.task}, {self.n_neurons} neurons, rows: {rows})"
@@ -114,17 +124,21 @@ class Features:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the task, the classes and every row, label and group (one read of the data)."""
+        """SHA-256 over the task, the classes and every row, label and group.
+
+        The same for the same content, in memory or in a store, however it is cut into shards. One read of
+        the rows, but for a store, whose manifest has their checksum.
+        """
         digest = hashlib.sha256(canonical_json([self.task, self.classes, self.groups]).encode())
         for name, split in self.splits.items():
-            digest.update(f"{name} {split.x.shape} {split.x.dtype.str}".encode())
-            digest.update(_matrix_digest(split.x))
+            digest.update(f"{name} {split.x.shape} {split.x.dtype.newbyteorder('<').str}".encode())
+            digest.update(_digest(split.x).encode())
             for column in (split.y, split.group):
                 digest.update(b"none" if column is None else np.ascontiguousarray(column).tobytes())
             if split.weight is not None:
                 digest.update(b"weight" + split.weight.tobytes())
             for view in split.views:
-                digest.update(b"view" + _matrix_digest(view))
+                digest.update(b"view" + _digest(view).encode())
         return digest.hexdigest()
 
     @classmethod
@@ -140,17 +154,19 @@ class Features:
         views: Sequence[Any] = (),
         task: Literal["auto", "classification", "regression"] = "auto",
         name: str = "arrays",
-        test_fraction: float = 0.25,
+        test_fraction: float = TEST_FRACTION,
         seed: int = 0,
         provenance: Mapping[str, Any] | None = None,
     ) -> Features:
-        """Return the features that these arrays are.
+        """Build Features from in-memory arrays.
 
         Parameters
         ----------
         train, test, validation : (X, y), or X alone
-            X of shape (n_samples, n_neurons), floats; y of shape (n_samples,): class labels (integers,
-            text or booleans) or continuous targets (floats). All splits have labels, or none has.
+            X of shape (n_samples, n_neurons): an array, memory map, tensor, sparse matrix or table (pandas,
+            polars, Arrow) of floats, integers or booleans. Integers of 8 and 16 bits and booleans are read as
+            float32, wider integers as float64: both exact. y of shape (n_samples,): class labels (integers,
+            text, categories or booleans) or continuous targets (floats). All splits have labels, or none has.
         tests : mapping of str to (X, y)
             Further test splits, such as a shifted one; the same probes are scored on each.
         groups : mapping of split name to array of shape (n_samples,)
@@ -189,19 +205,11 @@ class Features:
             pair = value if isinstance(value, tuple) else (value, None)
             if len(pair) != 2:
                 raise InputError(split, said(f"a tuple of {len(pair)}"), "(X, y), or X alone")
-            raw.x[split] = _array(f"X of {split!r}", pair[0])
+            raw.x[split] = pair[0]
             if pair[1] is not None:
-                raw.y[split] = np.asarray(_array(f"labels of {split!r}", pair[1]))
-        raw.groups = {
-            split: np.asarray(_array(f"groups of {split!r}", value))
-            for split, value in (groups or {}).items()
-        }
-        raw.weights = {
-            split: np.asarray(_array(f"weights of {split!r}", value))
-            for split, value in (weights or {}).items()
-        }
-        for number, view in enumerate(views, start=1):
-            raw.x[view_name(number)] = _array(f"view {number}", view)
+                raw.y[split] = pair[1]
+        raw.groups, raw.weights = dict(groups or {}), dict(weights or {})
+        raw.x.update({view_name(number): view for number, view in enumerate(views, start=1)})
         return _checked(raw, task, name, test_fraction, seed, provenance or {"source": "arrays"})
 
     @classmethod
@@ -211,7 +219,7 @@ class Features:
         *,
         name: str | None = None,
         task: Literal["auto", "classification", "regression"] = "auto",
-        test_fraction: float = 0.25,
+        test_fraction: float = TEST_FRACTION,
         seed: int = 0,
         embedding: str | None = None,
         label: str | None = None,
@@ -224,11 +232,11 @@ class Features:
         ----------
         path : path
             A store folder; .npz or .safetensors with keys X_train y_train X_test y_test and optionally
-            X_validation y_validation groups_* (any other X_NAME is a further test split); X.npy with
-            y.npy beside it; .parquet with one column of vectors.
+            X_validation y_validation groups_* (any other X_NAME is a further test split), or X and y alone;
+            X.npy with y.npy beside it; .parquet with one column of vectors, or one column for each neuron.
         embedding, label, split, group : str, optional
-            Parquet columns; by default the only column of vectors, and "label", "split", "group" where
-            they exist.
+            Parquet columns; by default the only column of vectors, or all columns of numbers that have no
+            other use, and "label", "split", "group" where they exist. `embedding` may be a glob: ``"f_*"``.
 
         Raises
         ------
@@ -260,34 +268,34 @@ class Features:
         manifest = store.manifest
         matrices = {split: store.rows(split) for split in manifest.splits}
         views = _take_views(matrices)
-        splits = {
-            split: Split(
-                x,
-                store.column(split, "y"),
-                store.column(split, "group"),
-                store.column(split, "weight"),
-                views if split == "train" else (),
-            )
-            for split, x in matrices.items()
-        }
+        splits = {}
+        for split, x in matrices.items():
+            columns = store.columns(split)
+            home = views if split == "train" else ()
+            splits[split] = Split(x, columns.get("y"), columns.get("group"), columns.get("weight"), home)
         return cls(
             name or manifest.name,
             manifest.task,
             manifest.classes,
             manifest.groups,
-            _in_order(splits, manifest.task, manifest.classes, test_fraction, seed),
+            in_order(splits, manifest.task, test_fraction, seed),
             manifest.provenance,
         )
 
-    def save(self, folder: str | os.PathLike[str], *, shard_rows: int = SHARD_ROWS) -> Features:
-        """Write these features as a store in `folder` and return them opened from there."""
+    def save(self, folder: str | os.PathLike[str], *, shard_rows: int | None = None) -> Features:
+        """Write these features as a store in `folder` and return them opened from there.
+
+        A file has `shard_rows` rows at most; by default about 64 MiB of them.
+        """
         dtypes = {split.x.dtype.name for split in self.splits.values()}
+        dtype = "float64" if "float64" in dtypes else "float32" if "float32" in dtypes else "float16"
+        shard_rows = shard_rows or rows_of_a_shard(self.n_neurons, dtype)
         header = Header(
             name=self.name,
             task=self.task,
             classes=self.classes,
             groups=self.groups,
-            dtype="float64" if "float64" in dtypes else "float32" if "float32" in dtypes else "float16",
+            dtype=dtype,
             n_neurons=self.n_neurons,
             spec_id=content_id([self.fingerprint, shard_rows]),
             provenance=dict(self.provenance),
@@ -322,14 +330,18 @@ def _checked(
         raise unknown("task", str(task), ["auto", "classification", "regression"])
     if "train" not in raw.x:
         raise InputError("splits", sorted(raw.x), "a train split at least", "name the rows X_train")
-    matrices: dict[str, Matrix] = dict(raw.x)
+    matrices = {split: validation.matrix(f"X of {split!r}", x) for split, x in raw.x.items()}
+    columns = {
+        kind: {split: validation.column(f"{kind} of {split!r}", value) for split, value in home.items()}
+        for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights))
+    }
     views = _take_views(matrices)
-    for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights)):
+    for kind, home in columns.items():
         for split in home.keys() - matrices.keys():
             raise InputError(f"{kind} of {split!r}", said("no rows for them"), f"splits {sorted(matrices)}")
     for split, x in matrices.items():
         _check_matrix(split, x, matrices["train"])
-        for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights)):
+        for kind, home in columns.items():
             if split in home and home[split].shape != (x.shape[0],):
                 raise InputError(
                     f"{kind} of {split!r}",
@@ -341,15 +353,15 @@ def _checked(
         rows = matrices["train"].shape[0]
         if view.shape[0] != rows:
             raise InputError(view_name(number), said(f"{view.shape[0]} rows"), f"{rows} rows, as in 'train'")
-    resolved, classes, targets = targets_of_splits(raw.y, matrices, task)
+    resolved, classes, targets = targets_of_splits(columns["labels"], matrices, task)
     group_names: tuple[str, ...] | None = None
     codes: dict[str, Indices] = {}
-    if raw.groups:
-        texts = {split: value.astype(str) for split, value in raw.groups.items()}
+    if columns["groups"]:
+        texts = {split: value.astype(str) for split, value in columns["groups"].items()}
         names, _ = encode(np.concatenate(list(texts.values())))
         group_names = tuple(map(str, names))
         codes = {split: np.searchsorted(group_names, text) for split, text in texts.items()}
-    weights = {split: _weights(split, value) for split, value in raw.weights.items()}
+    weights = {split: _weights(split, value) for split, value in columns["weights"].items()}
     splits = {
         split: Split(
             x,
@@ -360,7 +372,9 @@ def _checked(
         )
         for split, x in matrices.items()
     }
-    ordered = _in_order(splits, resolved, classes, test_fraction, seed)
+    if classes is not None:
+        check_classes(classes, splits["train"].x.shape[0])
+    ordered = in_order(splits, resolved, test_fraction, seed)
     return Features(name, resolved, classes, group_names, ordered, provenance)
 
 
@@ -391,30 +405,13 @@ def _rows(x: Matrix, rows: Indices) -> RowSubset:
     return RowSubset(x.base, x.rows[rows]) if isinstance(x, RowSubset) else RowSubset(x, rows)
 
 
-def _in_order(
-    splits: dict[str, Split],
-    task: Task | None,
-    classes: Classes | None,
-    test_fraction: float,
-    seed: int,
-) -> Mapping[str, Split]:
+def in_order(
+    splits: Mapping[str, Split], task: Task | None, test_fraction: float = TEST_FRACTION, seed: int = 0
+) -> dict[str, Split]:
     """Return the splits in their order, with a test split set aside where there is none."""
-    if classes is not None:
-        check_classes(classes, splits["train"].x.shape[0])
     if "test" not in splits:
-        splits = splits | _carve_test(splits["train"], task, test_fraction, seed)
-    return MappingProxyType({split: splits[split] for split in sorted(splits, key=_split_rank)})
-
-
-def _array(name: str, value: Any) -> Any:
-    """Return `value` where it is an array or like one (a memory map, a store), or made into one."""
-    if isinstance(getattr(value, "dtype", None), np.dtype):
-        texts = value.dtype == object and all(isinstance(item, str) for item in np.ravel(value))
-        return np.asarray(value, dtype=str) if texts else value
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(name, said(str(error)), "an array") from error
+        splits = {**splits, **_carve_test(splits["train"], task, test_fraction, seed)}
+    return {split: splits[split] for split in sorted(splits, key=_split_rank)}
 
 
 def _split_rank(name: str) -> tuple[int, str]:
@@ -429,7 +426,7 @@ def _check_matrix(split: str, x: Matrix, train: Matrix) -> None:
         raise InputError(
             f"X of {split!r}",
             said(f"dtype {x.dtype}"),
-            "float16, float32 or float64",
+            "float16, float32 or float64; or integers or booleans",
             "convert it with .astype('float32')",
         )
     if x.shape[0] == 0 or x.shape[1] == 0:
@@ -451,10 +448,5 @@ def _carve_test(train: Split, task: Task | None, fraction: float, seed: int) -> 
     return {"train": train.take(np.setdiff1d(np.arange(n), rows)), "test": train.take(rows)}
 
 
-def _matrix_digest(x: Matrix) -> bytes:
-    if isinstance(x, ShardedMatrix):
-        return "".join(shard.sha256 for shard in x.shards).encode()
-    digest = hashlib.sha256()
-    for start in range(0, x.shape[0], SHARD_ROWS):
-        digest.update(np.ascontiguousarray(x[start : start + SHARD_ROWS]).data)
-    return digest.digest()
+def _digest(x: Matrix) -> str:
+    return x.content if isinstance(x, ShardedMatrix) and x.content else rows_digest(x)

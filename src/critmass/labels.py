@@ -95,14 +95,25 @@ def codes_of(split: str, labels: NDArray[Any], classes: Classes) -> Indices:
     return codes
 
 
-def check_classes(classes: Classes, n_rows: int) -> None:
+def check_classes(classes: Classes, n_rows: int, advice: str = "") -> None:
     """Raise InputError for fewer than two classes, or more than half as many as there are rows."""
     if len(classes) < 2:
         raise InputError("labels", said(f"one class only ({classes[0]!r})"), "two classes or more")
-    if len(classes) > max(n_rows // 2, 2):
+    if len(classes) > most_classes(n_rows):
+        text = isinstance(classes[0], str)
         raise InputError(
             "labels",
             said(f"{len(classes)} classes in {n_rows} training rows"),
             "two rows a class on average",
-            "for continuous targets pass task='regression'",
+            advice
+            or (
+                "take more rows, or fewer classes"
+                if text
+                else "for continuous targets pass task='regression'"
+            ),
         )
+
+
+def most_classes(n_rows: int) -> int:
+    """Return how many classes so many training rows may have: half as many."""
+    return max(n_rows // 2, 2)

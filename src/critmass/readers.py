@@ -6,7 +6,8 @@ unpickled. Arrays are memory-mapped where the format allows (.npy, .safetensors)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import fnmatch
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from critmass.arrays import Matrix
+from critmass import validation
 from critmass.errors import InputError, said, unknown
 from critmass.tensors import map_tensors
 
@@ -33,10 +34,10 @@ SPLIT_NAMES = {
 class Raw:
     """Per split: rows, labels or targets, groups, weights, as they came."""
 
-    x: dict[str, Matrix] = field(default_factory=dict)
-    y: dict[str, NDArray[Any]] = field(default_factory=dict)
-    groups: dict[str, NDArray[Any]] = field(default_factory=dict)
-    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    x: dict[str, Any] = field(default_factory=dict)
+    y: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
 
 
 def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
@@ -90,10 +91,13 @@ def _by_key(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Raw:
     raw = Raw()
     homes: dict[str, dict[str, Any]] = {"X": raw.x, "y": raw.y, "groups": raw.groups, "weights": raw.weights}
     for key, value in arrays.items():
-        kind, _, split = key.partition("_")
-        if kind not in homes or not split:
-            raise unknown(f"{path.name} key", key, ["X_train", "y_train", "X_test", "y_test", "groups_test"])
-        split = SPLIT_NAMES.get(split.lower(), split)
+        kind, underscore, split = key.partition("_")
+        kind = {"x": "X", "Y": "y"}.get(kind, kind)
+        if kind not in homes or (underscore and not split):
+            raise unknown(
+                f"{path.name} key", key, ["X", "y", "X_train", "y_train", "X_test", "y_test", "groups_test"]
+            )
+        split = SPLIT_NAMES.get(split.lower(), split) if underscore else "train"
         if split in homes[kind]:
             raise InputError(
                 f"{path.name} key", key, f"one key for {kind} of {split!r}", "rename one of them"
@@ -112,7 +116,7 @@ def _pair(path: Path) -> Raw:
 
 def _parquet(path: Path, frame: pl.DataFrame, columns: Mapping[str, str | None]) -> Raw:
     names = {role: _column(path, frame, role, columns.get(role)) for role in ("label", "split", "group")}
-    vectors = _vectors(path, frame, columns.get("embedding"))
+    vectors = _vectors(path, frame, columns.get("embedding"), names.values())
     if names["split"] is None:
         rows = {"train": np.arange(len(frame))}
     else:
@@ -134,42 +138,51 @@ def _column(path: Path, frame: pl.DataFrame, role: str, asked: str | None) -> st
     return asked if asked is not None else (role if role in frame.columns else None)
 
 
-def _vectors(path: Path, frame: pl.DataFrame, asked: str | None) -> NDArray[Any]:
-    nested = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Array | pl.List)]
+def _vectors(
+    path: Path, frame: pl.DataFrame, asked: str | None, taken: Collection[str | None]
+) -> NDArray[Any]:
+    """Return the rows: of one column of vectors, or of one column of numbers for each neuron."""
+    schema = {name: dtype for name, dtype in frame.schema.items() if name not in taken}
+    nested = [name for name, dtype in schema.items() if isinstance(dtype, pl.Array | pl.List)]
+    if asked is not None and asked not in frame.columns:
+        chosen = fnmatch.filter(schema, asked)
+        if not chosen:
+            raise unknown(f"{path.name} embedding column", asked, frame.columns)
+        return validation.table(path.name, frame.select(chosen))
+    if asked is None and not nested:
+        return validation.table(path.name, frame.select(_neurons(path, schema)))
     if asked is None and len(nested) != 1:
         raise InputError(
-            f"{path.name} embedding column",
-            nested or said("no column of vectors"),
-            "one column of fixed-size lists of floats",
-            "name it with embedding=" if nested else "write embeddings as a fixed-size list column",
+            f"{path.name} embedding column", nested, "one column of vectors", "name it with embedding="
         )
-    series = frame[_column(path, frame, "embedding", asked) or nested[0]]
-    if isinstance(series.dtype, pl.List):
-        lengths = series.list.len().unique().to_list()
-        if len(lengths) != 1 or lengths[0] is None:
-            raise InputError(
-                f"{path.name} {series.name}", lengths[:5], "vectors of one length", "repair these rows"
-            )
-        series = series.list.to_array(lengths[0])
-    if not isinstance(series.dtype, pl.Array) or series.null_count():
+    series = frame[asked or nested[0]]
+    if not isinstance(series.dtype, pl.Array | pl.List):
         raise InputError(
-            f"{path.name} {series.name}",
-            said(f"{series.dtype} with {series.null_count()} nulls"),
-            "a vector in every row",
-            "drop the rows without one",
+            f"{path.name} {series.name}", said(str(series.dtype)), "a vector in every row", "name another"
         )
-    return series.to_numpy()
+    return validation.vectors(f"{path.name} {series.name}", series)
+
+
+def _neurons(path: Path, schema: Mapping[str, pl.DataType]) -> list[str]:
+    """Return the columns that are neurons where none is named: all that are left, if they are of one kind."""
+    kinds: dict[str, list[str]] = {"floats": [], "integers": [], "no numbers": []}
+    for name, dtype in schema.items():
+        whole = dtype.is_integer() or dtype == pl.Boolean
+        kinds["floats" if dtype.is_float() else "integers" if whole else "no numbers"].append(name)
+    found = {kind: names for kind, names in kinds.items() if names}
+    if len(found) != 1 or kinds["no numbers"]:
+        shown = ", ".join(
+            f"{len(names)} columns of {kind} ({names[0]!r}...)" for kind, names in found.items()
+        )
+        raise InputError(
+            f"{path.name} columns",
+            said(shown or "no column"),
+            "one column of vectors, or one column for each neuron, all floats or all integers",
+            "name the label with label= and the neurons with embedding=, which may be a glob such as 'f_*'",
+        )
+    (names,) = found.values()
+    return names
 
 
 def _values(path: Path, frame: pl.DataFrame, name: str) -> NDArray[Any]:
-    series = frame[name]
-    if series.null_count():
-        raise InputError(
-            f"{path.name} {name}",
-            said(f"{series.null_count()} nulls"),
-            "a value in every row",
-            "drop these rows, or the column to use label-free scores",
-        )
-    if series.dtype in (pl.Categorical, pl.Enum):
-        series = series.cast(pl.String)
-    return np.array(series.to_list()) if series.dtype == pl.String else series.to_numpy()
+    return validation.column(f"{path.name} {name}", frame[name])

@@ -8,55 +8,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from safetensors.numpy import save as safetensors_bytes
 
-from critmass.arrays import Indices, Matrix
+from critmass.arrays import BLOCK_ROWS, Indices, Matrix
 from critmass.errors import StoreError, said
 from critmass.files import PART, check_writable, sha256, write_atomic
+from critmass.shards import SHARD_NAME, Record, Shard, ShardedMatrix
 from critmass.specs import canonical_json
-from critmass.tensors import map_tensors, safetensors_label
+from critmass.tensors import map_tensors, read_tensors, safetensors_label
 
 FORMAT: Literal["critmass-features"] = "critmass-features"
 VERSION = 1
 MANIFEST = "manifest.json"
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_SHARD_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*-\d{5,}\.safetensors$")
+_SHARD_NAME = re.compile(SHARD_NAME)
 
 
 Columns = tuple[Matrix, NDArray[Any] | None, Indices | None, NDArray[np.float64] | None]
 """Rows, label codes or targets, group codes, weights of one split."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Shard(_Record):
-    """One file of rows."""
-
-    file: str = Field(pattern=_SHARD_NAME.pattern)
-    rows: int = Field(ge=1)
-    bytes: int = Field(ge=1)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class StoredSplit(_Record):
+class StoredSplit(Record):
     """The rows of one split, in order."""
 
     n_rows: int = Field(ge=1)
     shards: tuple[Shard, ...]
+    x_sha256: str | None = None
 
 
-class Header(_Record):
+class Header(Record):
     """What the rows mean; everything in a manifest that is known before the first row."""
 
     name: str
@@ -79,52 +69,6 @@ class Manifest(Header):
 
 
 @dataclass(frozen=True)
-class ShardedMatrix:
-    """The rows of one split as one matrix, memory-mapped; a shard's checksum is verified on first touch."""
-
-    folder: Path
-    shards: tuple[Shard, ...]
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    _maps: dict[int, NDArray[Any]] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        wanted = np.arange(self.shape[0])[rows]
-        if wanted.ndim != 1:
-            raise TypeError("a ShardedMatrix is indexed by a slice or a 1-d array of row numbers")
-        starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
-        home = np.searchsorted(starts, wanted, side="right") - 1
-        out = np.empty((len(wanted), self.shape[1]), dtype=self.dtype)
-        for index in np.unique(home):
-            here = home == index
-            out[here] = self._map(int(index))[wanted[here] - starts[index]]
-        return out
-
-    def _map(self, index: int) -> NDArray[Any]:
-        if index not in self._maps:
-            shard = self.shards[index]
-            check_shard(self.folder, shard)
-            tensors = map_tensors(self.folder / shard.file)
-            if "x" not in tensors or tensors["x"].shape != (shard.rows, self.shape[1]):
-                raise _damaged(self.folder / shard.file, f"no x of shape {(shard.rows, self.shape[1])}")
-            self._maps[index] = tensors["x"]
-        return self._maps[index]
-
-
-def check_shard(folder: Path, shard: Shard) -> None:
-    """Raise StoreError unless the shard's bytes are those the manifest names."""
-    path = folder / shard.file
-    found = sha256(path)
-    if found != shard.sha256:
-        raise StoreError(
-            str(path),
-            said(f"checksum {found[:12]}"),
-            f"checksum {shard.sha256[:12]} as in the manifest",
-            "the shard is damaged: restore it from a copy, or delete the folder and extract again",
-        )
-
-
-@dataclass(frozen=True)
 class OpenStore:
     """An opened store: its manifest, and for each split its rows and columns."""
 
@@ -134,28 +78,37 @@ class OpenStore:
     def rows(self, split: str) -> ShardedMatrix:
         """Rows of `split`, shape (n_samples, n_neurons)."""
         stored = self.manifest.splits[split]
-        shape = (stored.n_rows, self.manifest.n_neurons)
-        return ShardedMatrix(self.folder, stored.shards, shape, np.dtype(self.manifest.dtype))
+        n_neurons, dtype = self.manifest.n_neurons, self.manifest.dtype
+        return ShardedMatrix(self.folder.absolute(), stored.shards, n_neurons, dtype, stored.x_sha256)
 
-    def column(self, split: str, key: Literal["y", "group", "weight"]) -> NDArray[Any] | None:
-        """Label codes or targets ("y"), group codes or weights of `split`; None where it has none."""
+    def columns(self, split: str) -> dict[str, NDArray[Any]]:
+        """Labels or targets ("y"), groups ("group") and weights ("weight") of `split`, where it has them."""
         shards = self.manifest.splits[split].shards
-        parts = [map_tensors(self.folder / shard.file).get(key) for shard in shards]
-        if key != "y" and all(part is None for part in parts):
-            return None
-        if key == "y" and self.manifest.task is None:
-            return None
-        for shard, part in zip(shards, parts, strict=True):
-            if part is None or part.shape != (shard.rows,):
-                raise _damaged(self.folder / shard.file, f"no {key} for {shard.rows} rows")
-        return np.concatenate([part for part in parts if part is not None])
+        found = [read_tensors(self.folder / shard.file, ("y", "group", "weight")) for shard in shards]
+        keys = {key for tensors in found for key in tensors} | {"y"}
+        if self.manifest.task is None:
+            keys.discard("y")
+        for key in keys:
+            for shard, tensors in zip(shards, found, strict=True):
+                if key not in tensors or tensors[key].shape != (shard.rows,):
+                    raise _damaged(self.folder / shard.file, f"no {key} for {shard.rows} rows")
+        return {key: np.concatenate([tensors[key] for tensors in found]) for key in keys}
 
     def verify(self) -> int:
         """Check every byte against the manifest; return the number of shards checked."""
-        shards = [shard for split in self.manifest.splits.values() for shard in split.shards]
-        for shard in shards:
-            check_shard(self.folder, shard)
-        return len(shards)
+        for name, split in self.manifest.splits.items():
+            digest = rows_digest(self.rows(name))  # which checks every shard
+            if split.x_sha256 not in (None, digest):
+                raise _damaged(self.folder / MANIFEST, f"another checksum of the rows of {name!r}")
+        return sum(len(split.shards) for split in self.manifest.splits.values())
+
+
+def rows_digest(x: Matrix) -> str:
+    """Return the SHA-256 of all rows in order: little-endian, whatever holds them and however it is cut."""
+    digest, dtype = hashlib.sha256(), x.dtype.newbyteorder("<")
+    for start in range(0, x.shape[0], BLOCK_ROWS):
+        digest.update(np.ascontiguousarray(x[start : start + BLOCK_ROWS], dtype=dtype).data)
+    return digest.hexdigest()
 
 
 def is_store(path: Path) -> bool:
@@ -198,16 +151,17 @@ def open_store(folder: Path) -> OpenStore:
         raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     if "train" not in manifest.splits:
         raise _damaged(path, "no train split")
+    with os.scandir(folder) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     for name, split in manifest.splits.items():
         if sum(shard.rows for shard in split.shards) != split.n_rows:
             raise _damaged(path, f"shards of {name!r} that do not add up to {split.n_rows} rows")
         for shard in split.shards:
-            file = folder / shard.file
-            size = file.stat().st_size if file.exists() else None
+            size = sizes.get(shard.file)
             if size != shard.bytes:
                 is_there = "no file" if size is None else f"{size} bytes"
                 raise StoreError(
-                    str(file),
+                    str(folder / shard.file),
                     said(is_there),
                     f"{shard.bytes} bytes",
                     "restore it from a copy, or delete the folder and extract again",
@@ -308,28 +262,35 @@ class StoreWriter:
 
         `provenance` is added to the header's; so are the rows left out, under "left_out".
         """
-        splits, left_out = {}, []
+        splits: dict[str, StoredSplit] = {}
+        left_out: list[dict[str, str]] = []
         for split, planned in self.sizes.items():
-            paths = [self._path(split, index) for index in range(-(-planned // self.shard_rows))]
-            rows = {path: len(map_tensors(path)["x"]) for path in paths}
-            shards = tuple(_described(path, rows[path]) for path in paths if rows[path])
-            left_out += [
-                {"split": split, **row}
-                for path in paths
-                for row in safetensors_label(path).get("left_out", ())
-            ]
+            shards, content = [], hashlib.sha256()
+            for index in range(-(-planned // self.shard_rows)):
+                path = self._path(split, index)
+                rows = map_tensors(path)["x"]
+                left_out += [{"split": split, **row} for row in safetensors_label(path).get("left_out", ())]
+                if len(rows):
+                    content.update(rows.data)
+                    shards.append(
+                        Shard(file=path.name, rows=len(rows), bytes=path.stat().st_size, sha256=sha256(path))
+                    )
             if not shards:
                 raise StoreError(f"rows of {split!r}", said("every row left out"), "a row at least")
-            splits[split] = StoredSplit(n_rows=sum(rows.values()), shards=shards)
+            splits[split] = StoredSplit(
+                n_rows=sum(shard.rows for shard in shards),
+                shards=tuple(shards),
+                x_sha256=content.hexdigest(),
+            )
         added = {**self.header.provenance, **provenance, **({"left_out": left_out} if left_out else {})}
-        content: dict[str, Any] = {
+        manifest: dict[str, Any] = {
             **self.header.model_copy(update={"provenance": added}).model_dump(mode="json"),
             "format": FORMAT,
             "version": VERSION,
             "splits": {name: split.model_dump(mode="json") for name, split in splits.items()},
         }
-        content["sha256"] = _manifest_digest(content)
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+        manifest["sha256"] = _manifest_digest(manifest)
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
         write_atomic(self.folder / MANIFEST, text.encode() + b"\n")
         return open_store(self.folder)
 
@@ -382,10 +343,6 @@ def remove_store(folder: Path) -> None:
 
 def _shards_in(folder: Path) -> Sequence[Path]:
     return [path for path in sorted(folder.iterdir()) if _SHARD_NAME.fullmatch(path.name)]
-
-
-def _described(path: Path, rows: int) -> Shard:
-    return Shard(file=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def _damaged(path: Path, found: str) -> StoreError:

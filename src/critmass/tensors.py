@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,13 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 
+_MAPPED: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def n_mapped() -> int:
+    """Return how many files are mapped now: each holds a file descriptor until its last view is gone."""
+    return len(_MAPPED)
+
 
 def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Return the tensors of a .safetensors file as read-only memory maps.
@@ -38,7 +47,9 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
     start, header = _safetensors_header(path)
     tensors = {}
     with path.open("rb") as stream:
-        memory = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    _MAPPED.add(mapped)
+    memory = np.frombuffer(mapped, dtype=np.uint8)
     for key, entry in header.items():
         if key == "__metadata__":
             continue
@@ -47,6 +58,15 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
         begin, end = (start + offset for offset in entry["data_offsets"])
         tensors[key] = memory[begin:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return tensors
+
+
+def read_tensors(path: Path, keys: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return those of these tensors that a .safetensors file has, read into memory; the file is closed."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise _unsound(path, f"no sound safetensors file ({error})") from None
 
 
 def safetensors_label(path: Path) -> dict[str, Any]:

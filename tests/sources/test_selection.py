@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from critmass.errors import InputError
@@ -109,7 +109,8 @@ def test_what_is_chosen_reads_its_own_row(whole):
 )
 def test_a_limit_is_exact_and_spread_over_the_classes(counts, extra, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    limit = min(len(counts) + extra, len(labels))
+    assume(len(labels) >= 2 * len(counts))
+    limit = min(2 * len(counts) + extra, len(labels))
     chosen = select({"train": samples(labels)}, limit=limit, seed=seed)["train"]
     rows = [int(name.split()[1]) for name in chosen.names]
     assert len(rows) == limit
@@ -121,17 +122,18 @@ def test_a_limit_is_exact_and_spread_over_the_classes(counts, extra, seed):
 
 
 def test_limits_by_split_leave_the_others_whole(whole):
-    chosen = select(whole, limit={"train": 5, "validation": 100})
-    assert {name: len(each) for name, each in chosen.items()} == {"train": 5, "validation": 6, "v2": 1}
-    again = select(whole, limit={"train": 5})["train"].names
+    chosen = select(whole, limit={"train": 7, "validation": 100})
+    assert {name: len(each) for name, each in chosen.items()} == {"train": 7, "validation": 6, "v2": 1}
+    again = select(whole, limit={"train": 7})["train"].names
     assert chosen["train"].names == again
-    assert select(whole, limit=5, seed=1)["train"].names != again
+    assert select(whole, limit=7, seed=1)["train"].names != again
 
 
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (2, "limit of 'train': found 2; allowed: 3 or more, one for each class"),
+        (2, "limit of 'train': found 2; allowed: 6 or more, two for each of 3 classes; .*fewer classes"),
+        (5, "limit of 'train': found 5; allowed: 6 or more"),
         (0, "limit of 'train': found 0; allowed: 1 or more samples"),
         ({"tran": 5}, "limit: found 'tran'; .* did you mean 'train'"),
     ],

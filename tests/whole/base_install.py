@@ -27,7 +27,7 @@ def arrays():
     return x.astype(np.float32), y
 
 
-@pytest.mark.parametrize("extra", ["torch", "sklearn", "altair", "jinja2", "PIL"])
+@pytest.mark.parametrize("extra", ["torch", "sklearn", "altair", "jinja2", "PIL", "pandas"])
 def test_this_is_a_bare_environment(extra):
     assert importlib.util.find_spec(extra) is None
 

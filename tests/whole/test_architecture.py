@@ -12,8 +12,20 @@ from helpers_data import ROOT
 
 SOURCE = ROOT / "src" / "critmass"
 ROOMS = (
-    *("errors", "files", "rng", "specs", "progress", "downloads", "arrays", "tensors", "store", "readers"),
-    *("labels", "features", "sources", "extraction", "moments", "bases", "parts", "scores", "redundancy"),
+    *("errors", "files", "rng", "specs", "progress", "downloads", "arrays", "tensors", "shards", "store"),
+    *(
+        "validation",
+        "readers",
+        "labels",
+        "features",
+        "sources",
+        "extraction",
+        "moments",
+        "bases",
+        "parts",
+        "scores",
+        "redundancy",
+    ),
     *(
         "curve",
         "gini",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from critmass import rng
 from critmass.arrays import Indices
 from critmass.errors import InputError, said, unknown
-from critmass.labels import encode
+from critmass.labels import encode, most_classes
 from critmass.readers import SPLIT_NAMES
 from critmass.sources.base import Sample, Samples
 
@@ -44,7 +44,7 @@ def select(
         The classes whose samples are used.
     limit : int or mapping of split to int, optional
         How many samples of a split are used at most: a seeded sample, even over the classes, with one of
-        each class at least, in the dataset's order.
+        each class at least, in the dataset's order. Training samples must be two for each class or more.
     tests : mapping, optional
         Further tests by name, each the splits of another dataset, of which "test" is used, else
         "validation", else the only one. Class indices become WordNet ids where the training labels are the
@@ -204,8 +204,13 @@ def _spread(samples: Samples, count: int, generator: np.random.Generator, name: 
     names, codes = encode(samples.labels)
     order = order[np.argsort(codes[order], kind="stable")]
     first = np.diff(codes[order], prepend=-1) != 0
-    if count < len(names) and name == "train":
-        raise InputError("limit of 'train'", count, f"{len(names)} or more, one for each class")
+    if name == "train" and len(names) > min(count, most_classes(count)):
+        raise InputError(
+            "limit of 'train'",
+            count,
+            f"{2 * len(names)} or more, two for each of {len(names)} classes",
+            "take more samples, or fewer classes with classes=",
+        )
     if count < len(names):
         return np.sort(order[_steps(len(order), count, generator)])
     others = order[~first]
