@@ -143,7 +143,7 @@ def extraction(place: str, images: int) -> None:
         def ours() -> None:
             out = Path(folder) / str(next(number))
             limit = {"train": images * 4 // 5, "test": images - images * 4 // 5}
-            cm.extract(network, "mnist5k:", out=out, device=place, image_size=size, limit=limit)
+            cm.extract(network, "mnist5k:", out=out, device=place, limit=limit)
 
         one, all_ours = min(seconds(bare) for _ in range(2)), min(seconds(ours) for _ in range(2))
     say(
