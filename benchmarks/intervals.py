@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import sys
 from itertools import groupby
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "intervals.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-RUNS = 2000
+import claims
 
 
-def table() -> list[str]:
-    sys.path.insert(0, str(ROOT / "tests"))  # the simulation is the tests' own
+def table(runs: int) -> list[str]:
+    sys.path.insert(0, str(claims.ROOT / "tests"))  # the simulation is the tests' own
     from helpers_intervals import DATA, REPEATS, scenarios
 
     lines = [
-        f"{RUNS:,} runs each: share of the intervals that hold the true DR(0.9), and their mean width.",
+        f"{runs:,} runs each: share of the intervals that hold the true DR(0.9), and their mean width.",
         "",
         f"| data | shape | true DR | {' | '.join(f'{repeats} repeats' for repeats in REPEATS)} |",
         "|---|---|---|" + "---|" * len(REPEATS),
@@ -27,17 +23,16 @@ def table() -> list[str]:
     for (data, shape), group in groupby(ordered, key=lambda item: item[0][1::-1]):
         print(f"{data}: {shape}", file=sys.stderr, flush=True)
         some = [scenario for _, scenario in group]
-        found = [scenario.coverage(RUNS) for scenario in some]
+        found = [scenario.coverage(runs) for scenario in some]
         lowest = min(lowest, *(held for held, _ in found))
         cells = [f"{held:.1%}, {width:.3f}" for held, width in found]
         lines.append(f"| {data} | {shape} | {some[0].dr:.3f} | {' | '.join(cells)} |")
-    return [*lines, "", f"Lowest coverage: {lowest:.1%}.", ""]
+    return [*lines, "", f"Lowest coverage: {lowest:.1%}."]
 
 
 def main() -> None:
-    before, rest = PAGE.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text("\n".join([before + BEGIN, "", *table(), END + after]))
+    with claims.run("make intervals", __doc__) as run:
+        run.write({"docs/intervals.md": "\n".join(table(2 if run.toy else 2000))})
 
 
 if __name__ == "__main__":

@@ -1,42 +1,48 @@
-"""Write docs/results.md from a study's results: its figures, its tables, and the numbers behind each finding.
+"""Write docs/results.md from a study: its figures, its tables, and the numbers behind each finding: `make study`.
 
-    python benchmarks/results.py studies/local.yaml [--out FOLDER]
-
-Everything between the page's marks is written here; figures go to docs/images/results/.
+Everything between the page's marks is written here; figures go to docs/images/results/. Runs the study first,
+in a folder of its own: cells that another version of the source measured are not taken.
 """
 
 from __future__ import annotations
 
-import argparse
-import re
+import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import claims
 import polars as pl
 
 import critmass as cm
-from critmass import atlas
+from critmass import atlas, study
 from critmass.inequalities import inequality
-from critmass.study import FEATURES, Study, load, load_study
 
-ROOT = Path(__file__).parents[1]
-PAGE, IMAGES = ROOT / "docs" / "results.md", ROOT / "docs" / "images" / "results"
-BEGIN, END = "<!-- written by benchmarks/results.py: begin -->", "<!-- end -->"
+IMAGES = "docs/images/results"
+STUDY, TOY = "local", "small"
+SPARED = (("lite0", "cifar10"), ("minilm", "banking77"))
+TOY_SPARED = (("lite0", "digits"),)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    study = load_study(asked.study)
-    results = atlas.Results(study, load(study, out=asked.out))
-    folder = asked.out or study.folder
-    text = "\n\n".join([*tables(results), *mitigations(results, folder), *figures(study, asked.out)])
-    page = PAGE.read_text()
-    written = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", page, flags=re.DOTALL)
-    PAGE.write_text(written)
-    print(f"wrote {PAGE}")
+    with claims.run("make study", __doc__) as run:
+        asked = study.load_study(claims.ROOT / "studies" / f"{TOY if run.toy else STUDY}.yaml")
+        folder = run.cache / "study"
+        states = study.run(asked, out=folder, data=str(run.data), progress=said)
+        failed = [f"{cell.label}: {state.reason}" for cell, state in states if state.state != "done"]
+        if failed:
+            sys.exit("cells that failed:\n" + "\n".join(failed))
+        results = atlas.Results(asked, study.load(asked, out=folder))
+        images = dict(figures(asked, folder))
+        spared = mitigations(results, folder, TOY_SPARED if run.toy else SPARED)
+        text = "\n\n".join([*tables(results), *spared, "## Figures", *shown(images)])
+        run.write({"docs/results.md": text, **{f"{IMAGES}/{name}.svg": svg for name, svg in images.items()}})
+
+
+def said(what: str, done: int, total: int) -> None:
+    """Say how far the study is; its cells are few."""
+    if what == "study":
+        print(f"{done} of {total} cells", file=sys.stderr, flush=True)
 
 
 def tables(results: atlas.Results) -> Iterable[str]:
@@ -146,7 +152,7 @@ def loss(results: atlas.Results) -> Iterable[list[str]]:
         ]
 
 
-def mitigations(results: atlas.Results, folder: Path) -> Iterable[str]:
+def mitigations(results: atlas.Results, folder: Path, spared: Iterable[tuple[str, str]]) -> Iterable[str]:
     yield "## Sparing the worst class"
     yield (
         "Ridge probes, five repeats, on test rows that no choice has seen: random parts; the same with classes weighted "
@@ -155,11 +161,11 @@ def mitigations(results: atlas.Results, folder: Path) -> Iterable[str]:
         "the Gini index; beside the choice, what it promised on the validation rows, where it is the best of 20."
     )
     rows = []
-    for model, dataset in (("lite0", "cifar10"), ("minilm", "banking77")):
+    for model, dataset in spared:
         jobs = [
             cell.job for cell, _ in results.cells if (cell.job.model, cell.job.dataset) == (model, dataset)
         ]
-        features = cm.Features.open(folder / FEATURES / jobs[0].folder / "penultimate")
+        features = cm.Features.open(folder / study.FEATURES / jobs[0].folder / "penultimate")
         sizes = [0.05, 0.1, 0.2]
         chosen = cm.choose_parts(features, candidates=20, sizes=sizes)
         promised = chosen.frame.group_by("size").agg(pl.col("chosen").mean())
@@ -210,15 +216,18 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def figures(study: Study, out: Path | None) -> Iterable[str]:
-    yield "## Figures"
-    for name in atlas.drawable(study, out=out):
-        if name in atlas.FIGURES:
-            atlas.write_figure(name, study, out=out, into=IMAGES)
-            for suffix in (".png", ".csv"):
-                (IMAGES / f"{name}{suffix}").unlink()
-            title = atlas.FIGURES[name].description
-            yield f"![{title}](images/results/{name}.svg)"
+def figures(asked: study.Study, folder: Path) -> Iterable[tuple[str, bytes]]:
+    """Return every figure that the study has cells for, as SVG."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in atlas.drawable(asked, out=folder):
+            if name in atlas.FIGURES:
+                atlas.write_figure(name, asked, out=folder, into=Path(scratch))
+                yield name, (Path(scratch) / f"{name}.svg").read_bytes()
+
+
+def shown(names: Iterable[str]) -> Iterable[str]:
+    for name in names:
+        yield f"![{atlas.FIGURES[name].description}](images/results/{name}.svg)"
 
 
 if __name__ == "__main__":

@@ -14,9 +14,14 @@ MODEL, DATASET, IMAGE_SIZE = "lite0:", "mnist5k:", 112
 SCORES = ("cka", "ridge")
 
 
-def run(out: Path, *, progress: Progress) -> tuple[list[Curve], list[Path]]:
-    """Extract (or reuse) features below `out`, measure CKA and ridge for all sizes, write the report."""
-    features = extract(MODEL, DATASET, out=out / "features", image_size=IMAGE_SIZE, progress=progress)
+def run(out: Path, *, limit: int | None = None, progress: Progress) -> tuple[list[Curve], list[Path]]:
+    """Extract (or reuse) features below `out`, measure CKA and ridge for all sizes, write the report.
+
+    With `limit`, at most so many images of each split are used: a shorter look.
+    """
+    features = extract(
+        MODEL, DATASET, out=out / "features", image_size=IMAGE_SIZE, limit=limit, progress=progress
+    )
     curves = [
         measure(
             features, score=score, parts="random", sizes="all", repeats=5, seed=0, out=out, progress=progress

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,7 +47,7 @@ class MissingExtraError(CritmassError, ImportError):
     """An optional dependency is needed and not installed."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
-        super().__init__(f'{purpose} needs the package "{package}"; next: pip install "critmass[{extra}]"')
+        super().__init__(f'{purpose} needs the package "{package}"; next: {installing(extra, package)}')
 
 
 class BrokenPackageError(CritmassError, ImportError):
@@ -62,6 +64,21 @@ class BrokenPackageError(CritmassError, ImportError):
             cause = f'the package "{package}", which fails to import ({found})'
             advice = "reinstall it in a version that fits the other packages"
         super().__init__(f"{purpose} needs {cause}; next: {advice}")
+
+
+def installing(extra: str, package: str) -> str:
+    """Return the command that installs an extra, also where no index has critmass: its packages by name.
+
+    They come from the metadata of the installed critmass; `package` alone where critmass is not installed,
+    as when it runs from its source.
+    """
+    try:
+        asked = importlib.metadata.requires("critmass") or []
+    except importlib.metadata.PackageNotFoundError:
+        asked = [f"{package}; extra == '{extra}'"]
+    of_extra = re.compile(rf"\s*(.+?)\s*;.*extra == ['\"]{extra}['\"]")
+    names = [found[1] for found in map(of_extra.match, asked) if found]
+    return " ".join(["pip install", *(f'"{name}"' for name in names)])
 
 
 _LISTED = 40
