@@ -1,4 +1,4 @@
-"""How long work tells its caller where it is; printing it is the caller's business (cli.py)."""
+"""How long work tells its caller where it is; printing it is the caller's business (cli/)."""
 
 from __future__ import annotations
 
