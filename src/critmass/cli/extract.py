@@ -42,6 +42,7 @@ def extract(
     tests: Tokens = [],  # noqa: B006
     columns: Tokens = [],  # noqa: B006
     root: Path | None = None,
+    name: str | None = None,
     views: int = 0,
     seed: int = 0,
     batch_size: int | None = None,
@@ -86,6 +87,8 @@ def extract(
         Columns of a table by role (text, image, label, group, split): --columns label=category
     root
         Folder of downloaded datasets.
+    name
+        What the features are called; by default after the model and the dataset.
     views
         Augmented copies of the training images to extract beside the evaluation view.
     seed
@@ -124,6 +127,7 @@ def extract(
             tests=pairs("--tests", tests) or None,
             columns=pairs("--columns", columns) or None,
             root=root,
+            name=name,
             views=views,
             seed=seed,
             batch_size=batch_size,

@@ -89,9 +89,14 @@ DATASETS = {
         "imagenetv2:PATH", "ImageNetV2, folder or .zip", "vision", f"{_DATASETS}.imagenetv2"
     ),
     "csv": Source(
-        "csv:PATH", "texts and labels; a * in PATH stands for the split", "text", f"{_DATASETS}.table"
+        "csv:PATH",
+        "texts and labels; a * in PATH stands for the split",
+        "text",
+        f"{_DATASETS}.table:csv_file",
     ),
-    "jsonl": Source("jsonl:PATH", "texts and labels, a JSON object a line", "text", f"{_DATASETS}.table"),
+    "jsonl": Source(
+        "jsonl:PATH", "texts and labels, a JSON object a line", "text", f"{_DATASETS}.table:jsonl_file"
+    ),
     "arrays": Source(
         "arrays:PATH", "images in a .npz: X_train, y_train, ...", "vision", f"{_DATASETS}.arrays"
     ),

@@ -33,16 +33,27 @@ ROLES = ("text", "label", "group", "split")
 Columns = dict[str, Sequence[Any]]
 
 
-def load(rest: str, request: DatasetRequest) -> Dataset:
-    """Return the dataset in the file, or files, `rest`."""
+def csv_file(rest: str, request: DatasetRequest) -> Dataset:
+    """Return the dataset ``csv:rest``."""
+    return load(rest, request, "csv")
+
+
+def jsonl_file(rest: str, request: DatasetRequest) -> Dataset:
+    """Return the dataset ``jsonl:rest``."""
+    return load(rest, request, "jsonl")
+
+
+def load(rest: str, request: DatasetRequest, prefix: str) -> Dataset:
+    """Return the dataset in the file, or files, `rest`; `prefix` is what it was asked for by."""
     check_roles(request.columns, ROLES)
-    return Table(rest, _files(rest), request.columns)
+    return Table(prefix, rest, _files(rest), request.columns)
 
 
 @dataclass(frozen=True)
 class Table:
     """Texts in files; `files` by split, or one file under ""."""
 
+    prefix: str
     rest: str
     files: Mapping[str, Path]
     columns: Mapping[str, str]
@@ -50,9 +61,8 @@ class Table:
 
     @property
     def name(self) -> str:
-        """Name without the folder."""
-        stem = Path(self.rest).name if "" not in self.files else self.files[""].stem
-        return f"table:{stem}"
+        """Name as it was written, without the folder."""
+        return f"{self.prefix}:{Path(self.rest).name}"
 
     def describe(self) -> dict[str, Any]:
         """Return the files' hashes, and the column of each role."""

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from critmass.errors import InputError, require
+from critmass.errors import BrokenPackageError, InputError, MissingExtraError, require
 from critmass.sources.models import timm as timm_models
 from critmass.sources.models import torchvision as torchvision_models
 from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen
@@ -51,6 +51,17 @@ def architecture(name: str, *, image_size: int | None = None) -> TorchNetwork:
         if found is not None:
             return found
     raise _unknown(name)
+
+
+def listed() -> dict[str, str]:
+    """Return the names of all architectures, and whose each is; of a package that cannot be used, why."""
+    found = dict.fromkeys(_OWN, "critmass's own")
+    for owner, module in (("torchvision", "torchvision.models"), ("timm", "timm")):
+        try:
+            found |= {f"{owner}/{name}": f"{owner}'s" for name in _package(module).list_models()}
+        except (MissingExtraError, BrokenPackageError) as error:
+            found[f"{owner}/NAME"] = str(error)
+    return found
 
 
 def _own(name: str, image_size: int | None) -> TorchNetwork | None:
