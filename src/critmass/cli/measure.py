@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from critmass.cli.options import Json, Numbers, Tokens, settings_of, sizes_of
+from critmass.cli.options import Json, Numbers, Reading, Tokens, settings_of, sizes_of
 from critmass.cli.printing import emit, print_redundancy, shown
 from critmass.errors import InputError
 
@@ -30,12 +30,8 @@ def measure(
     out: Path | None = None,
     existing: str = "reuse",
     memory_gib: float | None = None,
-    task: str = "auto",
-    test_fraction: float = 0.25,
-    embedding: str | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    group: str | None = None,
+    name: str | None = None,
+    reading: Reading = Reading(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Measure how well parts of a layer do against the whole, and how much of it is redundant.
@@ -76,25 +72,14 @@ def measure(
         reuse or replace a result that is already in --out.
     memory_gib
         Refuse work that needs more memory than this; 8 by default.
-    task
-        auto, classification or regression.
-    test_fraction
-        Share of the rows set aside for testing where the file has no test split.
-    embedding
-        Parquet column of vectors.
-    label
-        Parquet column of labels or targets.
-    split
-        Parquet column that names each row's split.
-    group
-        Parquet column that names each row's group.
+    name
+        What this measurement is called in tables, charts and legends.
     json
         Print one JSON object.
     """
     import numpy as np
 
     from critmass import measuring
-    from critmass.features import Features
     from critmass.readers import load_npy
     from critmass.redundancy import check_deltas
 
@@ -103,18 +88,8 @@ def measure(
         order = load_npy(Path(parts), "parts")
     check_deltas(delta)
     with shown() as progress:
-        opened = Features.open(
-            features,
-            task=task,  # type: ignore[arg-type]
-            test_fraction=test_fraction,
-            seed=seed,
-            embedding=embedding,
-            label=label,
-            split=split,
-            group=group,
-        )
         curve = measuring.measure(
-            opened,
+            reading.open(features, seed=seed),
             score=score,
             parts=order,
             sizes=sizes_of(sizes),
@@ -128,6 +103,7 @@ def measure(
             device=device,
             out=out,
             existing=existing,  # type: ignore[arg-type]
+            name=name,
             memory_gib=measuring.MEMORY_GIB if memory_gib is None else memory_gib,
             progress=progress,
         )
@@ -147,6 +123,7 @@ def choose(
     seed: int = 0,
     settings: Annotated[list[str], Parameter(name="--set", consume_multiple=True, negative="")] = [],  # noqa: B006
     device: str = "cpu",
+    reading: Reading = Reading(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Choose, of several random parts of each size, the one that spares the worst class on validation rows.
@@ -168,7 +145,7 @@ def choose(
     score
         The probe.
     sizes
-        paper, all, or numbers.
+        paper, all, or numbers: 128 is 128 neurons, .1 a tenth of them, 1 one neuron.
     repeats
         Choices for each size.
     seed
@@ -189,7 +166,7 @@ def choose(
         raise InputError("out", str(out), "a file ending in .npy")
     with shown() as progress:
         chosen = choose_parts(
-            features,
+            reading.open(features, seed=seed),
             by=by,  # type: ignore[arg-type]
             candidates=candidates,
             score=score,

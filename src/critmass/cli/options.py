@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from critmass.errors import InputError, unknown
 
+if TYPE_CHECKING:
+    from critmass.features import Features
+
 Numbers = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
 Tokens = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 Json = Annotated[bool, Parameter(negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """How a file of features is read.
+
+    Parameters
+    ----------
+    task
+        auto, classification or regression.
+    test_fraction
+        Share of the rows set aside for testing where the file has no test split.
+    embedding
+        Parquet column of vectors.
+    label
+        Parquet column of labels or targets.
+    split
+        Parquet column that names each row's split.
+    group
+        Parquet column that names each row's group.
+    """
+
+    task: str = "auto"
+    test_fraction: float = 0.25
+    embedding: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+    def open(self, path: Path, *, seed: int = 0) -> Features:
+        """Return the features in a file or store."""
+        from critmass.features import Features
+
+        return Features.open(path, seed=seed, **asdict(self))
 
 
 def sizes_of(tokens: Sequence[str]) -> str | list[int | float]:

@@ -9,26 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from critmass.progress import Progress
+from critmass.progress import Progress, spoken
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[Progress]:
-    """Show a bar on a terminal, and one line for each kind of work otherwise; always on stderr."""
+    """Show a bar on a terminal, and a line every so often otherwise; always on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        seen: set[str] = set()
-
-        def say(what: str, done: int, total: int) -> None:
-            if what not in seen or done == total:
-                seen.add(what)
-                print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
-
-        yield say
+        yield spoken(lambda line: print(line, file=sys.stderr, flush=True))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True) as bars:
@@ -54,7 +47,7 @@ def print_redundancy(
     from rich.console import Console
     from rich.table import Table
 
-    from critmass.report.summary import COLUMNS, NOTE, row, summary
+    from critmass.report.summary import COARSE, COLUMNS, NOTE, row, rows_in_words, summary
 
     if json:
         files = [str(path) for path in written]
@@ -65,9 +58,10 @@ def print_redundancy(
     console = Console(width=None if sys.stdout.isatty() else 120)
     for curve in curves:
         fine = len(curve.sizes) == curve.n_neurons
-        headline = "sustained DR is the headline where all sizes are measured; " if fine else ""
-        title = f"{curve.features}: {curve.described}, {curve.parts.family} parts, {curve.repeats} repeats"
-        table = Table(title=title, title_justify="left", caption=headline + NOTE, caption_justify="left")
+        note = "sustained DR is the headline where all sizes are measured" if fine else COARSE
+        repeats = f"{curve.repeats} repeat" + "s" * (curve.repeats > 1)
+        title = f"{curve.title}, {repeats}, {rows_in_words(curve)}"
+        table = Table(title=title, title_justify="left", caption=f"{note}; {NOTE}", caption_justify="left")
         for name in COLUMNS:
             table.add_column(name, justify="left" if name == "split" else "right")
         for record in summary([curve], deltas)["redundancy"]:
