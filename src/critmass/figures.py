@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's, their yellow darkened: it is drawn on white."""
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (14, 4), (5, 2, 1, 2, 1, 2))
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-WIDTH, HEIGHT = 640, 380
+WIDTH, HEIGHT = 640, 420
 LABEL = 280
 """Pixels of a legend's label at most."""
 SCORE_LABELS = {
@@ -211,7 +211,9 @@ def lines_of(
         columns=min(columns, 4),
         labelLimit=LABEL,
         symbolOpacity=1,
-        symbolSize=80 if shapes else 250,
+        symbolSize=80 if shapes else 300,
+        rowPadding=0,
+        **({} if shapes else {"symbolType": "stroke"}),
     )
     marks = SHAPES if shapes else [*DASHES, *((20 + 8 * i, 4) for i in range(len(names)))]
     pairs = list(itertools.islice(itertools.product(marks, COLOURS), len(names)))
