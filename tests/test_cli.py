@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from critmass import cli
 from critmass.features import Features
 from critmass.inequalities import inequality
 from critmass.measuring import measure
+from critmass.scores import make_score
 from critmass.sources.base import Layer
 
 COMMANDS = ["demo", "extract", "measure", "inequality", "choose", "figure", "report", "verify", "list"]
@@ -107,7 +109,7 @@ def test_measure_prints_one_json_object(run: Any, npz: Path) -> None:
         assert set(r["spread"]) == {"std", "worst"}
         expected = measure(npz).redundancy(r["delta"])
         assert {key: r[key] for key in expected.record()} == expected.record()
-    assert all(re.fullmatch(r".+: \d+/\d+", line) for line in err.splitlines())
+    assert all(re.fullmatch(r".+: \d+/\d+(, .+ left)?", line) for line in err.splitlines())
     assert set(tree(npz.parent)) == {npz.name}
 
 
@@ -115,11 +117,12 @@ def test_measure_prints_a_table(run: Any, npz: Path) -> None:
     code, out, _ = run("measure", npz, "--delta", ".9", "--sizes", "all")
     r = measure(npz, sizes="all").redundancy(0.9)
     assert code == 0
-    assert "features: ridge (accuracy), random parts, 5 repeats" in out
+    assert "features: ridge (accuracy), random parts, 5 repeats, 120 training and 40 test rows" in out
     (row,) = [line for line in out.splitlines() if "0.9" in line and "test" in line]
     cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
     assert cells == [
         "test",
+        "40",
         "0.9",
         f"{r.dr:.3f}",
         f"{r.low:.3f} to {r.high:.3f}",
@@ -313,7 +316,7 @@ def test_inequality_of_results(run: Any, npz: Path) -> None:
 
     code, out, _ = run("inequality", "results")
     assert code == 0
-    for title in ("test, by class", "test, by group", "v2, by class"):
+    for title in ("test (40 rows), by class", "test (40 rows), by group", "v2 (20 rows), by class"):
         assert f"ridge (accuracy), random parts, {title}" in out
     first = inequality(curve).frame.row(0, named=True)
     row = next(line for line in out.splitlines() if re.match(r"│ +3 │", line))
@@ -331,6 +334,101 @@ def test_inequality_of_features_measures_them_first(run: Any, npz: Path) -> None
     code, out, _ = run("inequality", npz, "--json")
     assert code == 0
     assert json.loads(out)["inequality"][0]["sizes"] == inequality(measure(npz)).frame.to_dicts()
+
+
+def test_inequality_shows_a_few_sizes_or_those_asked_for(run: Any, npz: Path) -> None:
+    run("measure", npz, "--out", "results", "--sizes", "all")
+
+    def shown(*options: Any) -> tuple[list[int], str]:
+        code, out, err = run("inequality", "results", *options)
+        assert code == 0, err
+        return [int(found) for found in re.findall(r"^│ +(\d+) │", out, re.MULTILINE)], out
+
+    sizes, out = shown()
+    assert sizes == [1, 2, 6, D]
+    assert f"4 of {D} sizes (--sizes all)" in out
+    headers = [line for line in out.splitlines() if line.startswith("┃")]
+    columns = [
+        " ".join(words).strip()
+        for words in zip(*(re.split("┃", line)[1:-1] for line in headers), strict=True)
+    ]
+    assert len({" ".join(column.split()) for column in columns}) == 10
+    assert shown("--sizes", "3", ".5")[0] == [3, 6, D]
+    assert shown("--sizes", "all")[0] == list(range(1, D + 1))
+    _, out, _ = run("inequality", "results", "--sizes", "3", "--json")
+    assert [row["size"] for row in json.loads(out)["inequality"][0]["sizes"]] == [3, D]
+    run("measure", npz, "--out", "other", "--sizes", 3)
+    code, out, err = run("inequality", "other", "--sizes", "4")
+    assert (code, out) == (2, "")
+    assert "sizes: found [4]; allowed: measured ones, such as 3, 12" in err
+
+
+def test_choose_and_inequality_read_columns_as_measure_does(run: Any, tmp_path: Path) -> None:
+    X, y = blobs(80)
+    frame = pl.DataFrame(
+        {
+            "vector": pl.Series(X.tolist(), dtype=pl.Array(pl.Float32, X.shape[1])),
+            "species": np.array(["ant", "bee", "cat"])[y],
+            "fold": ["test" if i % 4 == 0 else "train" for i in range(80)],
+        }
+    )
+    frame.write_parquet(tmp_path / "f.parquet")
+    columns = ("--embedding", "vector", "--label", "species", "--split", "fold")
+    code, out, err = run("inequality", "f.parquet", *columns, "--sizes", 2, "--json")
+    assert code == 0, err
+    asked = {"embedding": "vector", "label": "species", "split": "fold"}
+    expected = inequality(measure(Features.open(tmp_path / "f.parquet", **asked), sizes=[2]))
+    assert json.loads(out)["inequality"][0]["sizes"] == expected.frame.to_dicts()
+    small = ("--sizes", 2, "--candidates", 2, "--repeats", 1, "--out", "m.npy")
+    code, _, err = run("choose", "f.parquet", *columns, *small)
+    assert (code, np.load("m.npy").shape) == (0, (1, 1, X.shape[1])), err
+    code, _, err = run("choose", "f.parquet", "--label", "specie", *small)
+    assert (code, "did you mean 'species'" in err) == (2, True)
+
+
+def test_a_measurements_name_is_its_label(run: Any, npz: Path) -> None:
+    code, out, _ = run("measure", npz, "--sizes", 3, "--name", "my probe", "--out", "results")
+    assert (code, "my probe (features: ridge (accuracy), random parts)" in " ".join(out.split())) == (0, True)
+    assert pl.read_parquet("results/results.parquet")["name"].unique().to_list() == ["my probe"]
+    code, out, _ = run("report", "results", "--json")
+    assert {r["name"] for r in json.loads(out)["redundancy"]} == {"my probe"}
+    assert "my probe" in Path("results/curve.svg").read_text()
+
+
+def test_coarse_sizes_say_what_they_leave_open(run: Any, npz: Path) -> None:
+    code, out, _ = run("measure", npz, "--sizes", 1, "--delta", "1", "--metric", "accuracy")
+    (row,) = [line for line in out.splitlines() if line.startswith("│ test")]
+    assert code == 0
+    assert f"above 1 of {D}" in row
+    assert f"at most {(D - 2) / D:.3f}" in row
+    curve = measure(npz, sizes=[1])
+    bracket = curve.bracket(curve.redundancy(1.0))
+    assert f"{bracket.dr_low:.3f} to {bracket.dr_high:.3f}" in row
+    assert "only some sizes were measured" in out
+
+
+def test_list_explains_the_settings_of_a_score(run: Any) -> None:
+    code, out, _ = run("list", "scores", "sgd")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    fields = list(inspect.signature(make_score("sgd").__class__).parameters)
+    assert list(lines) == fields
+    assert "int, by default 50" in lines["epochs"]
+    assert "float, by default 0.1. As torch.optim.SGD's" in lines["learning_rate"]
+    assert "settings: learning_rate, momentum" in run("list", "scores")[1]
+    record = json.loads(run("list", "scores", "ridge", "--json")[1])["settings"]
+    assert record["standardise"]["default"] is True
+    assert record["regularisation"]["description"].startswith("λ, scikit-learn's alpha.")
+    assert run("list", "scores", "cka")[1] == "no settings\n"
+    code, _, err = run("list", "scores", "rigde")
+    assert (code, "did you mean 'ridge'" in err) == (2, True)
+
+
+def test_list_architectures_of_checkpoints(run: Any) -> None:
+    code, out, err = run("list", "architectures", "--json")
+    assert code == 0, err
+    found = json.loads(out)["architectures"]
+    assert {"resnet20-cifar", "mrl-resnet50", "wide_resnet50_4"} <= found.keys()
 
 
 def only_cka(folder: Path) -> None:
@@ -385,6 +483,19 @@ def test_extract(run: Any, tmp_path: Path, images: Path) -> None:
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert manifest["provenance"]["batch_size"] == 3
     np.testing.assert_array_equal(Features.open("store").splits["validation"].x[:][:, 1], np.arange(8))
+
+
+def test_extract_under_a_name(run: Any, tmp_path: Path, images: Path) -> None:
+    asked = ("extract", "sums:", "arrays:images.npz", "--out", "store")
+    for name in ("mine", "other"):
+        code, out, err = run(*asked, "--name", name, "--json")
+        assert (code, json.loads(out)["name"]) == (0, name), err
+        assert Features.open("store").name == name
+    assert run("verify", "store")[0] == 0
+    assert json.loads(run(*asked, "--json")[1])["name"] == "other"
+    several = ("--out", "stores", "--layer", "penultimate", "output", "--name", "mine", "--json")
+    _, out, _ = run("extract", "sums:", "arrays:images.npz", *several)
+    assert [store["name"] for store in json.loads(out)["stores"]] == ["mine", "mine-output"]
 
 
 def test_extract_chooses_splits_classes_samples_and_layers(run: Any, tmp_path: Path, images: Path) -> None:
@@ -684,7 +795,7 @@ def test_bad_input_found_late_is_one_error_after_lines_of_progress_and_nothing_w
     assert (code, out) == (2, "")
     *progress, error = err.splitlines()
     assert error.startswith(f"critmass: {words}")
-    assert all(re.fullmatch(r".+: \d+/\d+", line) for line in progress)
+    assert all(re.fullmatch(r".+: \d+/\d+(, .+ left)?", line) for line in progress)
     assert tree(tmp_path) == untouched
 
 

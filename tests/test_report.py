@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 import critmass as cm
-from critmass import figures
+from critmass import atlas, figures
 from critmass.report import summary, write_report
 from critmass.results import load_curves
 from critmass.testing import made_up
@@ -97,6 +98,96 @@ def test_labels_tell_curves_apart():
     curves = [cm.measure(fs, parts=parts, sizes=[2]) for parts in ("random", "first")]
     assert [label for label, _ in figures.labelled(curves)] == ["ridge probe, random", "ridge probe, first"]
     assert [label for label, _ in figures.labelled(curves[:1])] == ["ridge probe"]
+
+
+def many(results, count):
+    """Return curves of as many features as asked for, all of the same scores."""
+    curve = load_curves(results)[-1]
+    return [dataclasses.replace(curve, features=f"vit_base_patch16_224-dataset-{i}") for i in range(count)]
+
+
+def looks(chart):
+    """Return the colour and the dash of every name in a chart's legend."""
+    (line,) = (each for each in chart["layer"] if each["mark"]["type"] == "line")
+    colour = line["encoding"]["color"]["scale"]
+    dash = line["encoding"].get("strokeDash", {"scale": {"range": [(1, 0)] * len(colour["domain"])}})["scale"]
+    assert len(colour["domain"]) == len(colour["range"]) == len(dash["range"])
+    return set(zip(colour["range"], map(tuple, dash["range"]), strict=True))
+
+
+@pytest.mark.parametrize("draw", [figures.curve_chart, figures.redundancy_chart])
+@pytest.mark.parametrize("count", [2, 7, 8, 9, 24, 60])
+def test_no_two_curves_look_alike(results, draw, count):
+    chart = draw(many(results, count)).to_dict()
+    assert len(looks(chart)) == count
+    assert len({colour for colour, _ in looks(chart)}) == min(count, 8)
+
+
+def test_24_curves_make_a_picture_of_sane_size(results, tmp_path):
+    for draw in (figures.curve_chart, figures.redundancy_chart):
+        chart = draw(many(results, 24))
+        figures.write_chart(chart, tmp_path / "chart.png")
+        width, height = (int.from_bytes((tmp_path / "chart.png").read_bytes()[i : i + 4]) for i in (16, 20))
+        shown = chart.to_dict()
+        assert width <= 2000
+        assert 2 * shown["width"] >= width / 2  # two pixels of a .png for each of the chart's
+        assert 2 * shown["height"] >= height / 2
+
+
+def test_names_are_labels_and_told_apart_where_they_are_the_same(results):
+    curves = load_curves(results)
+    named = [dataclasses.replace(curve, name="mine") for curve in curves]
+    assert next(label for label, _ in figures.labelled([named[0], *curves[1:]])) == "mine"
+    assert len({label for label, _ in figures.labelled(named)}) == 3
+
+
+def test_parts_of_a_dense_basis_are_no_neurons(tmp_path):
+    x, y = made_up(n=200, d=12)
+    fs = cm.Features.from_arrays((x, y), name="mine")
+    for parts in ("pca", "random-projection"):
+        cm.measure(fs, parts=parts, sizes="all", repeats=2, regularisation=1.0, out=tmp_path)
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    assert "of 12 components keep 90%" in text
+    assert "of 12 directions keep 90%" in text
+    assert "neurons keep" not in text
+    assert "components or directions kept" in page
+    assert "150 training and 50 test rows" in text
+
+
+def test_the_page_says_what_coarse_sizes_leave_open(tmp_path):
+    x, y = made_up(n=200, d=12)
+    cm.measure(cm.Features.from_arrays((x, y)), sizes=[1], regularisation=1.0, out=tmp_path)
+    write_report(tmp_path, deltas=[1.0])
+    text = " ".join(re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text()).split())
+    assert "more than 1 of 12 neurons are needed to keep 100%" in text
+    assert "above 1 of 12" in text
+    assert "nly some sizes were measured" in text
+
+
+@pytest.mark.parametrize("datasets", [1, 4])
+@pytest.mark.parametrize("figure", ["accuracy", "redundancy"])
+def test_figures_of_24_models(tmp_path, datasets, figure):
+    rows = [
+        {"model": f"model-{i}", "dataset": f"data-{j}", "parts": "random", "kind": kind}
+        | {"fraction": f, "delta": 0.8 + f / 5, "mean": f, "dr": 1 - f, "low": f / 2, "high": f}
+        for i in range(24)
+        for j in range(datasets)
+        for kind in ("probe", "CKA")
+        for f in (0.1, 0.5, 1.0)
+    ]
+    chart = atlas.figure_chart(figure, pl.DataFrame(rows))
+    layers = chart.to_dict()["spec"]["layer"]
+    encodings = [layer["encoding"] for layer in layers]
+    channel = "shape" if figure == "redundancy" else "strokeDash"
+    encoding = next(found for found in encodings if channel in found)
+    pairs = zip(
+        encoding["color"]["scale"]["range"], map(str, encoding[channel]["scale"]["range"]), strict=True
+    )
+    assert len(set(pairs)) == 24
+    figures.write_chart(chart, tmp_path / "chart.png")
+    assert int.from_bytes((tmp_path / "chart.png").read_bytes()[16:20]) <= 2000
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

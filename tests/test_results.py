@@ -349,7 +349,7 @@ def test_no_dates_and_no_places_in_the_bytes(tmp_path: Path) -> None:
     curve = measured("ridge", out=tmp_path)
     content = cell_path(tmp_path, curve.spec).read_bytes()
     assert str(tmp_path).encode() not in content
-    assert set(curve.provenance) == {"features", "versions"}
+    assert set(curve.provenance) == {"features", "rows", "versions"}
     assert results.VERSION == 1
 
 

@@ -123,7 +123,7 @@ def test_a_cells_id_is_what_is_asked_not_what_it_is_called(content: dict[str, An
         ({"modles": {}}, "key of the study: found 'modles'; allowed: .*did you mean 'models'"),
         (
             {"measure": [{"score": ["ridge"]}]},
-            "measure.0.scores: found .*field required|did you mean 'scores'",
+            "key of measure.0: found 'score'; .*did you mean 'scores'",
         ),
         (
             {"measure": [{"scores": ["ridge"], "part": ["random"]}]},
@@ -182,6 +182,45 @@ def test_a_run_gives_what_each_measurement_alone_gives(study: studies.Study, tmp
     table = pl.read_parquet(tmp_path / "results" / "results.parquet")
     assert table.columns[:3] == ["model", "dataset", "layer"]
     assert len(table) == 2 * (2 * 2 * 3 + 2 * 3) + 5 * 2
+
+
+def test_the_table_of_pairs_tells_independent_from_disjoint(study: studies.Study, tmp_path: Path) -> None:
+    studies.run(study, only=["*/pairs*"])
+    table = pl.read_parquet(tmp_path / "results" / "pairs.parquet")
+    assert table.filter(pairs="disjoint")["overlap"].to_list() == [0.0] * 6
+    assert (table.filter(pairs="independent", size=128)["overlap"] > 0).all()
+    cells = {cell.id: cell for cell in studies.plan(study, only=["*/pairs*"])}
+    for row in table.iter_rows(named=True):
+        asked = cells[row["cell"]].asked
+        assert (row["pairs"] == "disjoint", row["estimator"], row["seed"]) == (
+            asked["disjoint"],
+            asked["estimator"],
+            asked["seed"],
+        )
+
+
+def test_relative_folders_are_taken_from_the_study_file(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    asked = {**content, "data": "..", "results": "../out"}
+    study = studies.load_study(written(asked, tmp_path / "mine"))
+    states = studies.run(study, only=["*/small/*/centroid/*"])
+    assert [state.state for _, state in states] == ["done"]
+    assert (tmp_path / "out" / "results.parquet").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    study = studies.load_study(written({**asked, "results": None}, tmp_path / "mine"))
+    assert study.folder == tmp_path / "mine" / "results" / "tiny"
+
+
+def test_one_name_is_a_list_of_one(content: dict[str, Any], tmp_path: Path) -> None:
+    content["features"] = [{"models": "words", "datasets": "small"}]
+    content["measure"] = [{"scores": "ridge", "parts": "first"}]
+    study = studies.load_study(written(content, tmp_path))
+    assert study.measure[0].scores == ["ridge"]
+    assert studies.plan(study)[0].label == "words/small/penultimate/ridge/first"
 
 
 def test_a_second_run_computes_nothing(

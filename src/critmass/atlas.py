@@ -16,11 +16,15 @@ import polars as pl
 
 from critmass.curve import Curve
 from critmass.errors import InputError, said, unknown
-from critmass.figures import COLOURS, altair, by_size, styled, values, write_chart
+from critmass.figures import COLOURS, altair, by_size, lines_of, styled, values, write_chart
 from critmass.files import create_atomic
 from critmass.inequalities import inequality
+from critmass.parts import units_of
+from critmass.redundancy import Redundancy
 from critmass.study import Cell, Study, load
 
+PANELS = ((600, 380), (370, 260), (260, 200))
+"""Width and height of a panel where there are one, two or more of them side by side, in pixels."""
 DELTAS = tuple(round(0.8 + 0.005 * step, 3) for step in range(41))
 
 
@@ -119,22 +123,25 @@ def _redundancy(results: Results) -> pl.DataFrame:
         for delta in DELTAS:
             r = curve.redundancy(delta)
             kind = "CKA" if curve.metric is None else "probe"
-            rows.append(
-                {**names, "kind": kind, "delta": delta, "dr": r.headline, "low": r.low, "high": r.high}
-            )
+            rows.append({**names, "kind": kind, "delta": delta, "dr": r.headline, **_interval(curve, r)})
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _interval(curve: Curve, found: Redundancy) -> dict[str, float | None]:
+    """Return the ends of the interval of a DR, as far as the measured sizes tell."""
+    bracket = curve.bracket(found)
+    return {"low": bracket.dr_low, "high": bracket.dr_high}
 
 
 def _pairs(results: Results) -> pl.DataFrame:
     frames = []
     for cell, frame in results.cells:
         if isinstance(frame, pl.DataFrame) and cell.layer == "penultimate":
-            kind = "disjoint" if cell.asked["disjoint"] else "independent"
             frames.append(
                 by_size(frame, "cka").select(
                     pl.lit(cell.job.model).alias("model"),
                     pl.lit(cell.job.dataset).alias("dataset"),
-                    pl.lit(kind).alias("pairs"),
+                    pl.lit(cell.pairs).alias("pairs"),
                     pl.all(),
                 )
             )
@@ -349,8 +356,7 @@ def redundancy_rows(results: Results, delta: float = 0.9) -> pl.DataFrame:
                 "whole": curve.whole,
                 "delta": delta,
                 "dr": r.dr,
-                "low": r.low,
-                "high": r.high,
+                **_interval(curve, r),
                 "sustained": r.sustained,
                 "spread": r.spread.std,
             }
@@ -369,7 +375,7 @@ def published_rows(results: Results) -> pl.DataFrame:
             record["score"] = names["score"]
             if entry.delta is not None:
                 r = curve.redundancy(entry.delta)
-                record |= {"ours": r.dr, "low": r.low, "high": r.high}
+                record |= {"ours": r.dr, **_interval(curve, r)}
             else:
                 frame = curve.frame.filter(pl.col("size") == entry.size)
                 record["ours"] = frame["score"].mean() if len(frame) else None
@@ -388,21 +394,24 @@ def figure_chart(name: str, table: pl.DataFrame) -> Any:
             f"figure {name}", said(f"no {figure.colour}"), f"models with a label {figure.colour!r}"
         )
     groups = sorted(table[figure.colour].unique().to_list(), key=_natural)
-    colour = alt.Color(
-        f"{figure.colour}:N",
-        scale=alt.Scale(domain=groups, range=[COLOURS[i % len(COLOURS)] for i in range(len(groups))]),
-        legend=alt.Legend(title=None, orient="top", columns=4, symbolOpacity=1),
-    )
+    facets = table[figure.facet].n_unique()
+    columns = min(len(PANELS), facets)
+    width, height = PANELS[columns - 1]
+    look = lines_of(figure.colour, groups, width=columns * width, shapes=figure.dash is not None)
+    kept = figure.titles[0]
+    if "parts" in table.columns:
+        kept = kept.replace("neurons", units_of(table["parts"].unique(maintain_order=True)))
     scale = alt.Scale(zero=False) if figure.y == "mean" else alt.Scale(domain=[0, 1])
     lower, upper = table[figure.x].min(), table[figure.x].max()
     x = alt.X(
         f"{figure.x}:Q",
-        title=figure.titles[0],
+        title=kept,
         scale=alt.Scale(
             type="log" if figure.log else "linear", domain=[lower, upper], nice=False, zero=False
         ),
     )
-    shared: dict[str, Any] = {"x": x, "color": colour}
+    shape = look.pop("shape", None)
+    shared: dict[str, Any] = {"x": x, **look}
     if figure.detail:
         shared["detail"] = f"{figure.detail}:N"
     if figure.dash:
@@ -416,18 +425,19 @@ def figure_chart(name: str, table: pl.DataFrame) -> Any:
     base = alt.Chart().encode(**shared)
     y = alt.Y(f"{figure.y}:Q", title=figure.titles[1], scale=scale)
     layers = [base.mark_line(strokeWidth=2).encode(y=y, order=f"{figure.x}:Q")]
-    if "low" in table.columns:
+    if shape is not None:
+        layers.append(base.mark_point(filled=True, size=30, opacity=1).encode(y=y, shape=shape))
+    if "low" in table.columns and len(groups) <= len(COLOURS):
         band = {key: value for key, value in shared.items() if key != "strokeDash"}
         if figure.dash:
             band["detail"] = f"{figure.dash}:N"
         layers.insert(0, alt.Chart().mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", **band))
-    facets = table[figure.facet].n_unique()
-    chart = alt.layer(*layers, data=values(table)).properties(width=300, height=220)
+    chart = alt.layer(*layers, data=values(table)).properties(width=width, height=height)
     chart = chart.facet(
         facet=alt.Facet(
             f"{figure.facet}:N", title=None, header=alt.Header(labelFontSize=12, labelFontWeight=600)
         ),
-        columns=min(3, facets),
+        columns=columns,
     ).resolve_scale(x="independent", y="independent")
     return styled(chart, figure.description[0].upper() + figure.description[1:])
 

@@ -15,10 +15,31 @@ import polars as pl
 
 from critmass.arrays import Indices
 from critmass.errors import InputError, said, unknown
-from critmass.parts import Parts
+from critmass.parts import Parts, unit_of
 from critmass.redundancy import Redundancy, redundancy
 from critmass.scores.base import Measurement
 from critmass.specs import content_id
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Where a critical mass lies, as far as the sizes that were measured tell.
+
+    A size that was measured and fails bounds the critical mass from below, one that holds from above: of the
+    sizes between them nothing is known. Where every size was measured, both are the critical mass.
+
+    Attributes
+    ----------
+    low, high : int
+        The smallest and the largest size that `Redundancy.critical_mass` may be.
+    dr_low, dr_high : float or None
+        The 95% interval of DR, its upper end moved to the largest DR that no measured size rules out.
+    """
+
+    low: int
+    high: int
+    dr_low: float | None
+    dr_high: float | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +63,8 @@ class Curve:
         Versions, and where the features come from.
     others : mapping of str to Measurement
         The same probes on further test splits.
+    name : str or None
+        What the user calls it: the label in tables, charts and legends.
     """
 
     features: str
@@ -56,6 +79,7 @@ class Curve:
     spec: Mapping[str, Any]
     provenance: Mapping[str, Any]
     others: Mapping[str, Measurement] = field(default_factory=dict)
+    name: str | None = None
 
     def __repr__(self) -> str:
         what = f"{self.score} of {self.parts.family} parts of {self.features!r} on {self.split!r}"
@@ -78,6 +102,23 @@ class Curve:
         details = [self.metric, None if penalty is None else f"λ = {penalty:g}"]
         said = ", ".join(detail for detail in details if detail)
         return f"{self.score} ({said})" if said else self.score
+
+    @property
+    def title(self) -> str:
+        """Its name, where it has one, and what was measured of what."""
+        what = f"{self.features}: {self.described}, {self.parts.family} parts"
+        return what if self.name is None else f"{self.name} ({what})"
+
+    @property
+    def unit(self) -> str:
+        """What its parts are made of: neurons, components or directions."""
+        return unit_of(self.parts.family)
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Number of rows of each split of the features."""
+        rows: Mapping[str, int] = self.provenance.get("rows", {})
+        return rows
 
     @property
     def n_neurons(self) -> int:
@@ -136,6 +177,7 @@ class Curve:
     def named(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return a table of this curve with what tells it from other curves in columns before it."""
         names = {
+            "name": self.name,
             "features": self.features,
             "score_name": self.score,
             "metric": self.metric,
@@ -179,6 +221,18 @@ class Curve:
     def redundancy(self, delta: float = 0.9) -> Redundancy:
         """Return the diffused redundancy DR(δ), with its interval and spread. See redundancy.py."""
         return redundancy(self.measurement, sizes=self.sizes, delta=delta)
+
+    def bracket(self, found: Redundancy) -> Bracket:
+        """Return where the critical mass of this curve's redundancy lies, as the measured sizes tell."""
+        d, mass = self.n_neurons, found.critical_mass
+        if found.low is None or found.high is None:
+            return Bracket(self._above(mass), mass, None, None)
+        smallest = self._above(round((1.0 - found.high) * d))
+        return Bracket(self._above(mass), mass, found.low, (d - smallest) / d)
+
+    def _above(self, size: int) -> int:
+        """Return the size after the largest measured one below this one."""
+        return int(self.sizes[self.sizes < size].max(initial=0)) + 1
 
     def _index(self, shape: tuple[int, ...]) -> dict[str, Any]:
         sizes = np.broadcast_to(self.sizes, shape).ravel()

@@ -100,6 +100,12 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> InputError:
     return InputError(kind, found, allowed, advice)
 
 
+def check_name(name: str | None) -> None:
+    """Raise InputError for a name that is no line of text; None is no name."""
+    if name is not None and (not name.strip() or not name.isprintable()):
+        raise InputError("name", name, "one line of text")
+
+
 def _short(value: object, limit: int = 120) -> str:
     text = " ".join((value if isinstance(value, _Verbatim) else repr(value)).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

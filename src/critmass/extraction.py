@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from critmass import rng
 from critmass.arrays import Indices, require_finite
-from critmass.errors import InputError, StoreError, said, unknown
+from critmass.errors import InputError, StoreError, check_name, said, unknown
 from critmass.features import Features, Split, in_order, view_name
 from critmass.files import check_writable, file_name
 from critmass.labels import Classes, Task, check_classes, encode, targets_of_splits
@@ -47,7 +47,17 @@ from critmass.sources.models.module import wrap
 from critmass.sources.selection import describe_selection, select
 from critmass.sources.transforms import ImageTransform
 from critmass.specs import ExtractSpec, content_id, validated
-from critmass.store import MANIFEST, Header, StoreWriter, holds, is_store, open_store, remove_store, spec_ids
+from critmass.store import (
+    MANIFEST,
+    Header,
+    StoreWriter,
+    holds,
+    is_store,
+    open_store,
+    remove_store,
+    rename_store,
+    spec_ids,
+)
 
 SHARD_ROWS = 8192
 """Rows of a shard at most: what a killed run computes again."""
@@ -72,6 +82,7 @@ def extract(
     tests: Mapping[str, str | Dataset] | None = None,
     columns: Mapping[str, str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    name: str | None = None,
     views: int = 0,
     seed: int = 0,
     batch_size: int | None = None,
@@ -115,6 +126,9 @@ def extract(
         Further test splits from other datasets, such as ``{"v2": "imagenetv2:path"}``.
     columns, root
         Columns of a table by role (text, image, label, group, split); where downloads are kept.
+    name : str, optional
+        Name of the features; by default the model's and the dataset's. Of several layers, each but the
+        penultimate adds its own. A store that is reused takes it, too.
     views : int
         Augmented copies of the training images to extract beside the evaluation view (the paper's
         augmentations, seeded for each image).
@@ -141,22 +155,23 @@ def extract(
     InputError
         For anything that cannot be used, naming it; a store is finished or can be resumed, never half.
     """
-    for name, value, allowed in (
+    check_name(name)
+    for argument, value, allowed in (
         ("pooling", pooling, POOLINGS),
         ("on_bad", on_bad, ("stop", "list")),
         ("existing", existing, ("reuse", "replace")),
     ):
         if value not in allowed:
-            raise unknown(name, str(value), allowed)
-    for name, number in (("batch_size", batch_size), ("workers", workers)):
+            raise unknown(argument, str(value), allowed)
+    for argument, number in (("batch_size", batch_size), ("workers", workers)):
         if number is not None and number < 1:
-            raise InputError(name, number, "1 or more")
+            raise InputError(argument, number, "1 or more")
     check_writable(Path(out))
     request = DatasetRequest(dict(columns or {}), None if root is None else Path(root), progress or silent)
     opened = open_dataset(dataset, request) if isinstance(dataset, str) else dataset
     others = {
-        name: open_dataset(other, request) if isinstance(other, str) else other
-        for name, other in (tests or {}).items()
+        test: open_dataset(other, request) if isinstance(other, str) else other
+        for test, other in (tests or {}).items()
     }
     for test, other in others.items():
         if other.kind != opened.kind:
@@ -174,24 +189,26 @@ def extract(
         tests={test: other.describe() for test, other in others.items()},
         seed=seed,
     )
-    folders = {name: Path(out) if single else Path(out) / file_name(name) for name in layers}
+    folders = {each: Path(out) if single else Path(out) / file_name(each) for each in layers}
+    base = name or f"{network.name.strip(':')}-{opened.name.strip(':')}"
+    names = {each: base if each == PENULTIMATE or (name and single) else f"{base}-{each}" for each in layers}
     about = {"model": network.describe(), "dataset": opened.describe(), "selection": selection}
     specs: dict[str, dict[str, Any]] = {
-        name: validated(
+        each: validated(
             ExtractSpec,
             **about,
-            layer=name,
+            layer=each,
             pooling=pooling,
             dtype=dtype,
             views=views,
             seed=seed,
             shard_rows=SHARD_ROWS,
         ).model_dump(mode="json")
-        for name in layers
+        for each in layers
     }
-    for name, folder in folders.items():
-        _check_existing(folder, specs[name], existing, on_bad)
-    todo = [name for name in layers if not holds(folders[name], content_id(specs[name]))]
+    for each, folder in folders.items():
+        _check_existing(folder, specs[each], existing, on_bad)
+    todo = [each for each in layers if not holds(folders[each], content_id(specs[each]))]
     if todo:
         further = {test: other.splits() for test, other in others.items()}
         chosen = select(
@@ -201,15 +218,18 @@ def extract(
             _extract(
                 network,
                 _Labelled.of(chosen, views),
-                {name: (folders[name], specs[name]) for name in todo},
-                name=f"{network.name.strip(':')}-{opened.name.strip(':')}",
+                {each: (folders[each], specs[each]) for each in todo},
+                names=names,
                 batch_size=batch_size,
                 device=device,
                 workers=workers,
                 on_bad=on_bad,
                 progress=progress or silent,
             )
-    features = {name: Features.open(folder) for name, folder in folders.items()}
+    for each in set(layers) - set(todo) if name else ():
+        if open_store(folders[each]).manifest.name != names[each]:
+            rename_store(folders[each], names[each])
+    features = {each: Features.open(folder) for each, folder in folders.items()}
     return features[layers[0]] if single else features
 
 
@@ -328,7 +348,7 @@ def _extract(
     data: _Labelled,
     stores: Mapping[str, tuple[Path, dict[str, Any]]],
     *,
-    name: str,
+    names: Mapping[str, str],
     batch_size: int | None,
     device: str,
     workers: int | None,
@@ -357,7 +377,7 @@ def _extract(
         layer: StoreWriter(
             folder,
             Header(
-                name=name if layer == PENULTIMATE else f"{name}-{layer}",
+                name=names[layer],
                 task=data.task,
                 classes=data.classes,
                 groups=data.groups,

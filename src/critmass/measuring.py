@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from critmass import results
 from critmass.arrays import Indices, require_memory, resolve_device
 from critmass.curve import Curve
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, check_name, said, unknown
 from critmass.features import Features
 from critmass.files import check_writable
 from critmass.parts import Parts, Seeding, described, make_parts, recorded
@@ -51,6 +51,7 @@ def measure(
     out: str | os.PathLike[str] | None = None,
     existing: Literal["reuse", "replace"] = "reuse",
     table: bool = True,
+    name: str | None = None,
     memory_gib: float = MEMORY_GIB,
     progress: Progress | None = None,
 ) -> Curve:
@@ -98,6 +99,9 @@ def measure(
         What to do where `out` holds the answer to this very question.
     table : bool
         Whether to bring results.parquet up to date, which reads every cell of `out`.
+    name : str, optional
+        What this measurement is called in tables, charts and legends. The same question under another name
+        has the same answer: a cell that is reused is written again under it.
     memory_gib : float
         Refuse work whose matrices need more than this. Rows that fit are kept in memory.
     progress : callable (what, done, total), optional
@@ -125,6 +129,7 @@ def measure(
         features = _opened(features, seed)
     if not 0 < memory_gib < float("inf"):
         raise InputError("memory_gib", memory_gib, "a number of GiB above 0")
+    check_name(name)
     if existing not in ("reuse", "replace"):
         raise unknown("existing", str(existing), ["reuse", "replace"])
     chosen = make_score(score, _all_settings(settings, metric, regularisation, standardise))
@@ -147,7 +152,10 @@ def measure(
         check_writable(Path(out) / results.CELLS)
         path = results.cell_path(Path(out), spec)
         if existing == "reuse" and path.exists() and not isinstance(chosen, Custom):
-            curve = dataclasses.replace(results.load_cell(path), features=features.name)
+            kept = results.load_cell(path)
+            curve = dataclasses.replace(kept, features=features.name, name=name or kept.name)
+            if curve.name != kept.name:
+                results.save_cell(Path(out), curve)
             if table:
                 results.write_table(Path(out))
             return curve
@@ -163,6 +171,7 @@ def measure(
         memory=run.memory,
     )
     curve = _measured(features, chosen, taken, np.array(spec["sizes"]), spec, run)
+    curve = dataclasses.replace(curve, name=name)
     if out is not None:
         results.save_cell(Path(out), curve)
         if table:
@@ -212,7 +221,11 @@ def _measured(
         classes=features.classes,
         groups=features.groups,
         spec=spec,
-        provenance={"features": dict(features.provenance), "versions": versions()},
+        provenance={
+            "features": dict(features.provenance),
+            "rows": {name: int(split.x.shape[0]) for name, split in features.splits.items()},
+            "versions": versions(),
+        },
         others=measured,
     )
 

@@ -10,7 +10,7 @@ parts grow along. This page knows orders, matrices and sizes, not what is measur
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -348,12 +348,15 @@ class Family:
         Whether repeats differ; a family without chance runs one.
     dense : bool
         Whether `make` gives a basis.
+    unit : str
+        What its parts are made of: neurons, or the columns of its basis.
     """
 
     description: str
     make: Callable[[Layer, int], NDArray[Any]]
     chance: bool = False
     dense: bool = False
+    unit: str = "neurons"
 
 
 def _random(layer: Layer, repeat: int) -> Indices:
@@ -399,28 +402,56 @@ FAMILIES = {
     "variance-least": Family("the k neurons of least variance", _least(_variance)),
     "norm": Family("the k neurons of largest norm over the training rows", _norm),
     "norm-least": Family("the k neurons of smallest norm", _least(_norm)),
-    "pca": Family("the first k principal components of the training rows", _pca, dense=True),
-    "pca-least": Family("the last k principal components", _least(_pca), dense=True),
+    "pca": Family(
+        "the first k principal components of the training rows", _pca, dense=True, unit="components"
+    ),
+    "pca-least": Family("the last k principal components", _least(_pca), dense=True, unit="components"),
     "random-projection": Family(
         "k random directions, entries normal",
         _projection("gaussian", bases.gaussian),
         chance=True,
         dense=True,
+        unit="directions",
     ),
     "random-projection-orthogonal": Family(
         "k random directions at right angles",
         _projection("orthogonal", bases.orthogonal),
         chance=True,
         dense=True,
+        unit="directions",
     ),
     "random-projection-uniform": Family(
         "k random directions, entries uniform in [0, 1], as the paper's authors draw them",
         _projection("uniform", bases.uniform),
         chance=True,
         dense=True,
+        unit="directions",
     ),
 }
 EXPLICIT, MASKS = "explicit", "masks"
+
+
+def unit_of(family: str) -> str:
+    """Return what the parts of a family are made of: neurons, components or directions.
+
+    Examples
+    --------
+    >>> unit_of("random"), unit_of("pca"), unit_of("masks")
+    ('neurons', 'components', 'neurons')
+    """
+    return FAMILIES[family].unit if family in FAMILIES else "neurons"
+
+
+def units_of(families: Iterable[str]) -> str:
+    """Return what the parts of several families are made of, in words.
+
+    Examples
+    --------
+    >>> units_of(["random", "pca", "first"])
+    'neurons or components'
+    """
+    return " or ".join(dict.fromkeys(map(unit_of, families)))
+
 
 WORK = 6
 """Matrices of shape (n_neurons, n_neurons) that making a basis takes besides it."""

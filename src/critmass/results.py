@@ -62,6 +62,7 @@ def save_cell(folder: Path, curve: Curve) -> Path:
         "version": VERSION,
         "spec": dict(curve.spec),
         "provenance": dict(curve.provenance),
+        "name": curve.name,
         "features": curve.features,
         "score": curve.score,
         "metric": curve.metric,
@@ -127,6 +128,7 @@ def load_cell(path: Path) -> Curve:
         spec=header["spec"],
         provenance=header["provenance"],
         others=measurements,
+        name=header.get("name"),
     )
 
 

@@ -341,6 +341,14 @@ def remove_store(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def rename_store(folder: Path, name: str) -> None:
+    """Give a finished store another name; its rows, and what they were made from, stay as they are."""
+    content = {**open_store(folder).manifest.model_dump(mode="json"), "name": name}
+    content["sha256"] = _manifest_digest(content)
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomic(folder / MANIFEST, text.encode() + b"\n")
+
+
 def _shards_in(folder: Path) -> Sequence[Path]:
     return [path for path in sorted(folder.iterdir()) if _SHARD_NAME.fullmatch(path.name)]
 

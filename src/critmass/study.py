@@ -18,11 +18,11 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from critmass import results
 from critmass.curve import Curve
@@ -39,6 +39,14 @@ from critmass.store import MANIFEST
 FEATURES, STATES, LOCKS = "features", "states", "locks"
 PAIRS = "pairs.parquet"
 WAIT = 0.2  # seconds between looks at cells that another process holds
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_listed)]
+"""A list of names; one name alone is a list of one."""
 
 
 class _Entry(BaseModel):
@@ -74,16 +82,16 @@ class DatasetEntry(_Entry):
 class FeaturesEntry(_Entry):
     """Which models on which datasets, at which layers."""
 
-    models: list[str] = Field(min_length=1, description="names from models")
-    datasets: list[str] = Field(min_length=1, description="names from datasets")
-    layers: list[str] = Field(default=["penultimate"], min_length=1, description="layers by their full names")
+    models: Names = Field(min_length=1, description="names from models")
+    datasets: Names = Field(min_length=1, description="names from datasets")
+    layers: Names = Field(default=["penultimate"], min_length=1, description="layers by their full names")
 
 
 class MeasureEntry(_Entry):
     """Scores x families to measure on the features."""
 
-    scores: list[str] = Field(min_length=1, description="critmass list scores")
-    parts: list[str] = Field(default=["random"], min_length=1, description="critmass list parts")
+    scores: Names = Field(min_length=1, description="critmass list scores")
+    parts: Names = Field(default=["random"], min_length=1, description="critmass list parts")
     sizes: str | list[int | float] = Field(default="paper", description="paper, all, or numbers")
     repeats: int = Field(default=5, ge=1, description="parts of each size, of families with chance")
     seed: int = Field(default=0, ge=0)
@@ -92,9 +100,9 @@ class MeasureEntry(_Entry):
     regularisation: float | None = Field(default=None, description="fixed λ; chosen on validation by default")
     standardise: bool | None = None
     settings: dict[str, Any] = Field(default={}, description="further settings of the scores by name")
-    models: list[str] | None = Field(default=None, description="only of these models")
-    datasets: list[str] | None = Field(default=None, description="only on these datasets")
-    layers: list[str] | None = Field(default=None, description="only of these layers")
+    models: Names | None = Field(default=None, description="only of these models")
+    datasets: Names | None = Field(default=None, description="only on these datasets")
+    layers: Names | None = Field(default=None, description="only of these layers")
 
 
 class PairsEntry(_Entry):
@@ -105,9 +113,9 @@ class PairsEntry(_Entry):
     disjoint: bool = Field(default=False, description="whether the parts of a pair share no neuron")
     estimator: Literal["debiased", "biased"] = "debiased"
     seed: int = Field(default=0, ge=0)
-    models: list[str] | None = Field(default=None, description="only of these models")
-    datasets: list[str] | None = Field(default=None, description="only on these datasets")
-    layers: list[str] | None = Field(default=None, description="only of these layers")
+    models: Names | None = Field(default=None, description="only of these models")
+    datasets: Names | None = Field(default=None, description="only on these datasets")
+    layers: Names | None = Field(default=None, description="only of these layers")
 
 
 class PublishedEntry(_Entry):
@@ -127,8 +135,10 @@ class Study(_Entry):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     description: str = ""
-    data: str = Field(default=".", description="folder that {data} stands for")
-    results: str | None = Field(default=None, description="folder of the results; results/NAME by default")
+    data: str = Field(default=".", description="folder that {data} stands for, from the study file's folder")
+    results: str | None = Field(
+        default=None, description="folder of the results, from the study file's folder; results/NAME"
+    )
     models: dict[str, ModelEntry] = Field(min_length=1)
     datasets: dict[str, DatasetEntry] = Field(min_length=1)
     features: list[FeaturesEntry] = Field(min_length=1)
@@ -179,10 +189,15 @@ class Cell:
         return content_id([self.job.id, self.layer, self.kind, dict(self.asked)])
 
     @property
+    def pairs(self) -> Literal["independent", "disjoint"]:
+        """How the two parts of a pair are drawn; of a cell of pairs."""
+        return "disjoint" if self.asked["disjoint"] else "independent"
+
+    @property
     def label(self) -> str:
         """Model/dataset/layer/score/parts, which ``--only`` is matched with."""
         if self.kind == "pairs":
-            what = "pairs-disjoint" if self.asked["disjoint"] else "pairs"
+            what = "pairs-disjoint" if self.pairs == "disjoint" else "pairs"
         else:
             what = f"{self.asked['score']}/{self.asked['parts']}"
         return f"{self.job.model}/{self.job.dataset}/{self.layer}/{what}"
@@ -198,7 +213,7 @@ class State:
 
 
 def load_study(path: str | os.PathLike[str]) -> Study:
-    """Return the study that a YAML file describes.
+    """Return the study that a YAML file describes; its relative folders are taken from that of the file.
 
     Raises
     ------
@@ -225,7 +240,10 @@ def load_study(path: str | os.PathLike[str]) -> Study:
             _check_names(path, kind, study, asked.models or (), asked.datasets or ())
     if not study.measure and not study.pairs:
         raise InputError(f"{path}: measure", said("nothing"), "scores and parts to measure, or pairs")
-    return study
+    here = {"data": study.data, "results": study.folder}
+    return study.model_copy(
+        update={name: os.path.normpath(path.parent / folder) for name, folder in here.items()}
+    )
 
 
 def plan(study: Study, *, only: Sequence[str] = ()) -> list[Cell]:
@@ -338,8 +356,17 @@ def write_tables(study: Study, folder: Path) -> list[Path]:
     tables: dict[str, list[pl.DataFrame]] = {results.TABLE: [], PAIRS: []}
     with locked(folder / LOCKS / "tables.lock", wait=True):
         for cell, found in load(study, out=folder):
-            names = {"model": cell.job.model, "dataset": cell.job.dataset, "layer": cell.layer}
-            frame = results.table([found]) if isinstance(found, Curve) else found
+            names: dict[str, Any] = {
+                "model": cell.job.model,
+                "dataset": cell.job.dataset,
+                "layer": cell.layer,
+            }
+            if isinstance(found, Curve):
+                frame = results.table([found])
+            else:
+                frame = found
+                asked = {key: cell.asked[key] for key in ("estimator", "seed")}
+                names |= {"pairs": cell.pairs, **asked, "cell": cell.id}
             columns = (pl.lit(value).alias(name) for name, value in names.items())
             home = tables[results.TABLE if cell.kind == "curve" else PAIRS]
             home.append(frame.select(*columns, pl.all()))
@@ -472,7 +499,8 @@ def _check_names(path: Path, kind: str, study: Study, models: Sequence[str], dat
 
 
 def _invalid(path: Path, error: ValidationError) -> InputError:
-    first = error.errors()[0]
+    # A key that is misspelt is two errors: one missing, one unknown; the unknown one says what to mend.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = ".".join(map(str, first["loc"]))
     if first["type"] != "extra_forbidden":
         return InputError(f"{path}: {where}", first["input"], first["msg"].lower())

@@ -11,7 +11,7 @@ from critmass.curve import Curve
 from critmass.errors import require
 from critmass.files import write_atomic
 from critmass.redundancy import check_deltas
-from critmass.report.summary import COLUMNS, DELTAS, NOTE, row, summary
+from critmass.report.summary import COARSE, COLUMNS, DELTAS, NOTE, row, rows_in_words, summary
 from critmass.results import load_curves
 
 
@@ -52,6 +52,9 @@ def _page(curves: Sequence[Curve], deltas: Sequence[float], headline: float, svg
         columns=COLUMNS,
         row=row,
         note=NOTE,
+        coarse=COARSE if any(len(curve.sizes) < curve.n_neurons for curve in curves) else "",
+        bands=len(curves) <= len(figures.COLOURS),
+        rows_in_words=rows_in_words,
         svgs=svgs,
     )
     return page

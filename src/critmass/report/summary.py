@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from critmass.curve import Curve
 
 DELTAS = (0.8, 0.9, 0.95, 0.99)
-COLUMNS = ("split", "δ", "DR", "95% interval", "sustained DR", "critical mass", "whole", "std", "worst")
+COLUMNS = (
+    *("split", "rows", "δ", "DR", "95% interval", "sustained DR", "critical mass"),
+    *("whole", "std", "worst"),
+)
 NOTE = "std, worst: over repeats, as a share of the whole's score at the critical mass"
+COARSE = (
+    "only some sizes were measured: the critical mass lies in the range given, above the largest of them "
+    'that fails; "at most": no measured size below the whole keeps δ, and DR is no larger than this'
+)
+"""What a table must say where a curve does not have every size."""
 
 
 def summary(curves: Sequence[Curve], deltas: Sequence[float] = DELTAS) -> dict[str, Any]:
@@ -20,13 +29,19 @@ def summary(curves: Sequence[Curve], deltas: Sequence[float] = DELTAS) -> dict[s
     return {
         "redundancy": [
             {
+                "name": curve.name,
                 "features": curve.features,
                 "score": curve.score,
                 "metric": curve.metric,
                 "described": curve.described,
                 "parts": curve.parts.family,
+                "unit": curve.unit,
                 "split": split,
+                "rows": curve.rows.get(split),
+                "train_rows": curve.rows.get("train"),
                 "repeats": curve.repeats,
+                "n_sizes": len(curve.sizes),
+                "largest_part": int(curve.sizes[curve.sizes < curve.n_neurons].max(initial=0)),
                 **_redundancy(curve.on(split), delta),
             }
             for curve in curves
@@ -39,21 +54,45 @@ def summary(curves: Sequence[Curve], deltas: Sequence[float] = DELTAS) -> dict[s
 def row(record: dict[str, Any]) -> tuple[str, ...]:
     """Return a record of the summary as the texts of one row of a table with `COLUMNS`."""
     spread = record["spread"] or {"std": None, "worst": None}
-    interval = "none" if record["low"] is None else f"{record['low']:.3f} to {record['high']:.3f}"
-    mass = (
-        "none" if record["critical_mass"] is None else f"{record['critical_mass']} of {record['n_neurons']}"
-    )
+    bracket = record["bracket"] or {"dr_low": None, "dr_high": None}
+    low, high = bracket["dr_low"], bracket["dr_high"]
     return (
         record["split"],
+        "unknown" if record["rows"] is None else str(record["rows"]),
         f"{record['delta']:g}",
-        _number(record["dr"], 3),
-        interval,
-        _number(record["sustained"], 3),
-        mass,
+        _dr(record, "dr"),
+        "none" if low is None else f"{low:.3f} to {high:.3f}",
+        _dr(record, "sustained"),
+        mass(record),
         _number(record["whole"], 4),
         _number(spread["std"], 4),
         _number(spread["worst"], 4),
     )
+
+
+def mass(record: dict[str, Any]) -> str:
+    """Return where the critical mass lies: "187 of 1280", "65 to 128 of 1280", "above 64 of 1280"."""
+    if record["bracket"] is None:
+        return "none"
+    low, high, d = record["bracket"]["low"], record["bracket"]["high"], record["n_neurons"]
+    if low == high:
+        return f"{high} of {d}"
+    return f"above {low - 1} of {d}" if high == d else f"{low} to {high} of {d}"
+
+
+def rows_in_words(curve: Curve) -> str:
+    """Return "1000 training and 250 test rows", or that they are unknown."""
+    if not curve.rows:
+        return "rows unknown"
+    return f"{curve.rows['train']} training and {curve.rows['test']} test rows"
+
+
+def _dr(record: dict[str, Any], which: str) -> str:
+    """Return a DR; where no measured size below the whole reaches δ, the most that it may be."""
+    largest, d = record["largest_part"], record["n_neurons"]
+    if record[which] != 0 or largest == d - 1:
+        return _number(record[which], 3)
+    return f"at most {(d - largest - 1) / d:.3f}"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -62,8 +101,12 @@ def _number(value: float | None, digits: int) -> str:
 
 def _redundancy(curve: Curve, delta: float) -> dict[str, Any]:
     if curve.whole > 0:
-        return curve.redundancy(delta).record()
+        found = curve.redundancy(delta)
+        return {**found.record(), "bracket": asdict(curve.bracket(found))}
     nothing = dict.fromkeys(
-        ("dr", "low", "high", "critical_mass", "sustained", "headline", "headline_mass", "reached", "spread")
+        (
+            *("dr", "low", "high", "critical_mass", "sustained", "headline", "headline_mass", "reached"),
+            *("spread", "bracket"),
+        )
     )
     return {"delta": delta, "n_neurons": curve.n_neurons, "whole": curve.whole, **nothing}

@@ -100,9 +100,23 @@ def make_score(score: str | Score | Callable[..., Any], settings: Mapping[str, A
     return made
 
 
+def factory_of(score: str) -> Any:
+    """Return what makes the score of this name, which there is: ours, or that of an installed package."""
+    return SCORES[score][1] if score in SCORES else _entry_points()[score].load()
+
+
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     found = importlib.metadata.entry_points(group=ENTRY_POINTS)
     return {point.name: point for point in found if point.name not in SCORES}
 
 
-__all__ = ["ENTRY_POINTS", "SCORES", "MomentScore", "Run", "Score", "make_score", "registered"]
+__all__ = [
+    "ENTRY_POINTS",
+    "SCORES",
+    "MomentScore",
+    "Run",
+    "Score",
+    "factory_of",
+    "make_score",
+    "registered",
+]
