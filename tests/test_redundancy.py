@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from helpers_intervals import DELTA, WHOLE, scenarios
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
@@ -42,7 +45,11 @@ def test_is_the_papers_definition(scores, delta, whole, fine):
     sizes = np.arange(1, scores.shape[1] + 1)
     sizes = sizes if fine else np.cumsum(sizes) + 1
     found = redundancy(measured(scores, whole), sizes=sizes, delta=delta)
-    reach = [k for k, column in zip(sizes, scores.T, strict=True) if np.mean(column / whole) >= delta]
+    ratios = (scores / whole).mean(axis=0)
+    assume(
+        (np.abs(ratios - delta) > 1e-9).all() or (ratios[-1] == delta and (ratios[:-1] < delta - 1e-9).all())
+    )
+    reach = [k for k, ratio in zip(sizes, ratios, strict=True) if ratio >= delta]
     assert found.critical_mass == min(reach)
     assert found.dr == pytest.approx(1 - min(reach) / sizes[-1])
     lasting = [k for k in sizes if all(j in reach for j in sizes if j >= k)]
@@ -55,6 +62,28 @@ def test_is_the_papers_definition(scores, delta, whole, fine):
     assert found.spread.worst == at.min()
     assert found.spread.std == (None if len(at) == 1 else pytest.approx(np.std(at, ddof=1)))
     assert (found.reached, found.low, found.high) == (True, None, None)
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 5])
+@pytest.mark.parametrize("rows", [7, 50, 96])
+@pytest.mark.parametrize("delta", ["0.5", "0.7", "0.8", "0.9", "0.95", "0.99", "1"])
+def test_exact_equality_reaches_delta_and_one_right_answer_less_does_not(rows, repeats, delta):
+    """All accuracies of so many rows, as a fraction of all of the whole's, in exact arithmetic."""
+    right = np.arange(repeats * rows + 1)  # in all repeats together
+    shared = (right + np.arange(repeats)[:, None]) // repeats
+    assert (shared.sum(axis=0) == right).all()
+    sizes = np.arange(1, len(right) + 2)
+    for whole in range(1, rows + 1):
+        counts = np.concatenate([shared, np.full((repeats, 1), whole)], axis=1)
+        # Where neither rows nor repeats vary, both bounds are the value.
+        still = np.zeros((len(sizes), 2, 2)) if repeats == 1 else None
+        found = redundancy(
+            measured(counts / rows, whole / rows, still, rows), sizes=sizes, delta=float(delta)
+        )
+        assert found.critical_mass == sizes[math.ceil(Fraction(delta) * whole * repeats)]
+        assert found.sustained == found.dr
+        if still is not None:
+            assert found.low == found.dr == found.high
 
 
 def test_never_reached():

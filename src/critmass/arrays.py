@@ -315,8 +315,9 @@ def add_product(total: Any, x: Any, y: Any) -> Any:
 
     def piece(start: int) -> None:
         columns = slice(start, start + PIECE)
-        # In place: these columns of a Fortran-ordered array are contiguous.
-        blas.dgemm(1.0, x.T, y[:, columns], beta=1.0, c=total[:, columns], overwrite_c=1)
+        # Not by SciPy's dgemm, which would add in place but holds the interpreter's lock, and with it all
+        # other pieces, until it is done.
+        total.T[columns] += y[:, columns].T @ x
 
     with at_once(CPU) as each:
         each(piece, range(0, y.shape[1], PIECE))

@@ -140,6 +140,14 @@ def shift_of(x: Matrix) -> Floats:
     return mean
 
 
+def mean_of(x: Matrix, name: str) -> Floats:
+    """Return the mean of all rows, shape (n_neurons,), in one pass."""
+    shift, total = shift_of(x), np.zeros(x.shape[1])
+    for _, block in blocks(x, name, shift=shift):
+        total += block.sum(axis=0)
+    return shift + total / x.shape[0]
+
+
 def mean_and_variance(x: Matrix, name: str, weights: Floats) -> tuple[Floats, Floats]:
     """Return the weighted mean and variance of each neuron, shape (n_neurons,) each, in one pass."""
     shift, total, squares = shift_of(x), np.zeros(x.shape[1]), np.zeros(x.shape[1])
@@ -158,6 +166,7 @@ def accumulate(
     weights: Floats | None = None,
     shift: Floats | None = None,
     fourth: bool = False,
+    mixed: bool = True,
     roles: NDArray[np.intp] | None = None,
     device: Device = CPU,
     name: str = "rows",
@@ -175,7 +184,10 @@ def accumulate(
     shift : array of shape (n_neurons,), optional
         By default `shift_of(x)`.
     fourth : bool
-        Also the sums for debiased CKA (they triple the pass); unweighted.
+        Also the sums for debiased CKA, unweighted: `squares` costs as much again as the pass without it,
+        and `mixed` twice as much.
+    mixed : bool
+        Whether `mixed` is among them: what is centred, and stays so, does without.
     roles : array of shape (n_samples,), optional
         Rows with role i go to the i-th moments returned; by default one role for all.
     device : Device
@@ -194,7 +206,7 @@ def accumulate(
     shift = shift_of(x) if shift is None else shift
     n_targets = 0 if targets is None else targets(slice(0, 0)).shape[1]
     n_roles = 1 if roles is None else int(roles.max()) + 1
-    totals = [_Totals(d, n_targets, device, fourth=fourth) for _ in range(n_roles)]
+    totals = [_Totals(d, n_targets, device, fourth=fourth, mixed=mixed) for _ in range(n_roles)]
     for rows, shifted in blocks(x, name, shift=shift):
         target = None if targets is None else targets(rows)
         weight = None if weights is None else weights[rows]
@@ -213,13 +225,13 @@ def accumulate(
 class _Totals:
     """Sums in the making, on a device; with NumPy Fortran-ordered, so that BLAS adds to them in place."""
 
-    def __init__(self, d: int, n_targets: int, device: Device, *, fourth: bool) -> None:
+    def __init__(self, d: int, n_targets: int, device: Device, *, fourth: bool, mixed: bool) -> None:
         self.n_rows, self.weight, self.device = 0, 0.0, device
         self.sum, self.target_sum = device.put(np.zeros(d)), device.put(np.zeros(n_targets))
         self.gram = device.put(np.zeros((d, d), order="F"))
         self.cross = device.put(np.zeros((d, n_targets), order="F"))
         self.squares = device.put(np.zeros((d, d), order="F")) if fourth else None
-        self.mixed = device.put(np.zeros((d, d), order="F")) if fourth else None
+        self.mixed = device.put(np.zeros((d, d), order="F")) if fourth and mixed else None
         both = fourth and n_targets > 0
         self.squares_cross = device.put(np.zeros((d, n_targets), order="F")) if both else None
 
@@ -233,9 +245,10 @@ class _Totals:
         self.sum += x.sum(axis=0) if weights is None else put(weights) @ x
         self.gram = add_gram(self.gram, x if weights is None else put(np.sqrt(weights)[:, None]) * x)
         squared = None
-        if self.squares is not None and self.mixed is not None:
+        if self.squares is not None:
             squared = x * x
             self.squares = add_gram(self.squares, squared)
+        if self.mixed is not None:
             self.mixed = add_product(self.mixed, x, squared)
         if targets is not None:
             scaled = put(targets if weights is None else weights[:, None] * targets)

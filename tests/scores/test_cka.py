@@ -82,6 +82,21 @@ def test_real_features_all_sizes(real_features):
         assert np.abs(found - expected)[alive].max() < 1e-8
 
 
+def test_a_kernel_of_all_rows_needs_no_sums_of_third_order(monkeypatch):
+    x, _ = made_up(n=300, d=15)
+    expected = module.kernel(x, "debiased")
+
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("critmass.moments.add_product", refuse)
+    for estimator in module.ESTIMATORS:
+        module.kernel(x, estimator)
+    centred = x - x.mean(axis=0)
+    pair = naive_hsic_debiased(*(np.outer(centred[:, i], centred[:, i]) for i in (2, 9)))
+    assert expected[2, 9] == pytest.approx(pair, rel=1e-9, abs=1e-12 * np.abs(expected).max())
+
+
 def test_pairs_of_any_parts():
     x, _ = made_up(n=50, d=12)
     generator = np.random.default_rng(1)

@@ -13,7 +13,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ from critmass.arrays import CPU, Device, Floats, Indices, Matrix, require_finite
 from critmass.bases import Product
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features
-from critmass.moments import Moments, accumulate, shift_of
+from critmass.moments import Moments, accumulate, mean_of, shift_of
 from critmass.parts import Parts
 from critmass.progress import Progress
 from critmass.scores.base import Measurement, Run
@@ -85,9 +85,7 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
 def kernel(x: Matrix, estimator: Estimator, *, name: str = "rows") -> Floats:
     """Return H, shape (n_neurons, n_neurons): the HSIC of parts S and T is the sum of H over S x T."""
     _check_rows(name, x.shape[0], estimator)
-    return _mean(
-        lambda rows: _kernel(_read(rows, shift_of(rows), None, estimator, name=name), estimator), x, estimator
-    )
+    return _mean(_kernel, x, None, estimator, name)
 
 
 def prefixes(h: Floats, orders: Indices, sizes: Indices) -> Floats:
@@ -132,11 +130,12 @@ class _Hsics:
         """Return the CKA of each prefix of an order with the whole, shape (n_sizes,)."""
         if len(sizes) == 0:
             return np.empty(0)
-        used, starts = order[: sizes[-1]], [0, *sizes[:-1]]
-        own = self.own.take(used, axis=0).take(used, axis=1)
-        between = np.add.reduceat(np.add.reduceat(own, starts, axis=1), starts, axis=0)
-        sums = np.diag(between.cumsum(axis=0).cumsum(axis=1))
-        return _ratio(np.add.reduceat(self.cross[used], starts).cumsum(), sums, self.whole)
+        used, last = order[: sizes[-1]], sizes - 1
+        # H is symmetric: neuron j adds twice what it has in common with those before it, and its own.
+        before = self.own.take(used, axis=1)
+        np.cumsum(before, axis=1, out=before)
+        added = 2.0 * before[used, np.arange(len(used))] - np.diag(self.own)[used]
+        return _ratio(self.cross[used].cumsum()[last], added.cumsum()[last], self.whole)
 
 
 def pairs(h: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
@@ -235,12 +234,8 @@ class CKA:
         work: Callable[[Moments, Estimator], Floats],
     ) -> Iterator[Floats]:
         """Yield `work` of the moments of all rows, then of those without each group; see `_read`."""
-        if self.estimator == "minibatch":
-            yield _mean(
-                lambda rows: work(_read(rows, shift_of(rows), basis, "debiased", name=name), "debiased"),
-                x,
-                self.estimator,
-            )
+        if not groups:
+            yield _mean(work, x, basis, self.estimator, name, run.device)
             return
         read = functools.partial(
             _read, shift=shift_of(x), basis=basis, estimator=self.estimator, device=run.device, name=name
@@ -296,31 +291,44 @@ def _read(
     estimator: Estimator,
     *,
     device: Device = CPU,
+    mixed: bool = True,
     name: str,
 ) -> Moments:
     """Return the moments behind the HSICs of the neurons; or of a basis's columns, beside the neurons.
 
     In the latter case targets are the neurons and, but for biased CKA, last the sum of their squares.
+    `mixed` is for moments that others are to be taken from: see `_kernel`.
     """
-    fourth = estimator != "biased"
+    more: dict[str, Any] = {"fourth": estimator != "biased", "mixed": mixed, "device": device, "name": name}
     if basis is None:
-        return accumulate(x, shift=shift, fourth=fourth, device=device, name=name)[0]
+        return accumulate(x, shift=shift, **more)[0]
 
     def neurons(rows: slice) -> Floats:
         raw: Floats = np.asarray(x[rows], dtype=np.float64) - shift
-        return np.column_stack([raw, np.einsum("nd,nd->n", raw, raw)]) if fourth else raw
+        return np.column_stack([raw, np.einsum("nd,nd->n", raw, raw)]) if more["fourth"] else raw
 
     product, zeros = Product(x, shift, basis), np.zeros(basis.shape[1])
-    return accumulate(product, targets=neurons, shift=zeros, fourth=fourth, device=device, name=name)[0]
+    return accumulate(product, targets=neurons, shift=zeros, **more)[0]
 
 
-def _mean(work: Callable[[Matrix], Floats], x: Matrix, estimator: Estimator) -> Floats:
-    """Return `work` of the rows: minibatch, its mean over batches; else of all of them."""
-    if estimator != "minibatch":
-        return work(x)
-    batches = list(_batches(x.shape[0]))
-    total: Floats = np.sum([work(np.asarray(x[rows])) for rows in batches], axis=0)
-    return total / len(batches)
+def _mean(
+    work: Callable[[Moments, Estimator], Floats],
+    x: Matrix,
+    basis: Floats | None,
+    estimator: Estimator,
+    name: str,
+    device: Device = CPU,
+) -> Floats:
+    """Return `work` of the moments of all rows; minibatch: its mean over batches."""
+    if estimator == "minibatch":
+        batches, total = list(_batches(x.shape[0])), np.zeros(())
+        for rows in batches:
+            batch = np.asarray(x[rows])
+            require_finite(name, batch, range(rows.start, rows.stop))
+            total = total + _mean(work, batch, basis, "debiased", name, device)
+        return total / len(batches)
+    shift = shift_of(x) if estimator == "biased" else mean_of(x, name)
+    return work(_read(x, shift, basis, estimator, device=device, mixed=False, name=name), estimator)
 
 
 def _kernel(moments: Moments, estimator: Estimator) -> Floats:
@@ -328,12 +336,17 @@ def _kernel(moments: Moments, estimator: Estimator) -> Floats:
         return moments.scatter**2
     n, c, s = moments.n_rows, moments.gram, moments.sum
     assert moments.squares is not None  # noqa: S101
-    assert moments.mixed is not None  # noqa: S101
-    q, weighted = moments.squares, s[:, None] * moments.mixed
-    trace = c * c - q
-    rows = np.outer(s, s) * c - weighted - weighted.T + q
+    rows = moments.squares
+    if moments.mixed is not None:  # else the rows are centred: s is 0 but for rounding
+        weighted = s[:, None] * moments.mixed
+        rows = np.outer(s, s) * c - weighted - weighted.T + rows
     sums = s * s - np.diag(c)
-    return (trace - 2.0 / (n - 2) * rows + np.outer(sums, sums / ((n - 1) * (n - 2)))) / (n * (n - 3))
+    total = np.outer(sums, sums / ((n - 1) * (n - 2)))
+    total -= 2.0 / (n - 2) * rows
+    total -= moments.squares
+    total += c * c
+    total /= n * (n - 3)
+    return total
 
 
 def _with_whole(moments: Moments, estimator: Estimator) -> Floats:

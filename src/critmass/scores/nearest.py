@@ -170,7 +170,7 @@ class Search:
         count = counted(run.progress, f"neighbours of {name}", passes * n)
         waiting = self._blocks(queries, name, QUERY_ROWS, device)
         while batch := [
-            _Found.start(rows, block, firsts[-1], k, device)
+            _Found.start(rows, block, *self._lines(block, walks, device), k, device)
             for rows, block in itertools.islice(waiting, held)
         ]:
             with at_once(device) as each:
@@ -178,6 +178,7 @@ class Search:
                     for walk, part in zip(walks, firsts, strict=False):
                         self._compare(walk, part, block, rows.start, batch, device, each)
                     count(rows.stop - rows.start)
+                each(lambda found: found.settle_all(device.xp), batch)
             for found in batch:
                 yield Near(found.queries, device.get(found.rows), device.get(found.distances))
 
@@ -185,6 +186,20 @@ class Search:
         """Yield rows and their block on the device, columns first, so that these are cheap to gather."""
         for rows, block in blocks(x, name, size=size, shift=self.shift):
             yield rows, device.put(np.ascontiguousarray(self.parts.columns(block / self.scale).T))
+
+    def _lines(self, queries: Array, walks: Sequence[Walk], device: Device) -> tuple[Array, Array]:
+        """Return what makes distances of gaps, ``offset + slope * gap``, shape (n_parts, n_queries) each."""
+        xp = device.xp
+        norms, spread = [], []
+        for walk in walks:
+            q = queries[device.put(walk.order)]
+            norms += itertools.accumulate(_squares(xp, q[span]) for span in _spans(walk))
+            spread.append(np.cumsum(self.spread[walk.order])[walk.sizes - 1])
+        squares = xp.stack(norms)
+        if self.distance == "cosine":
+            return xp.ones_like(squares), _inverse(xp, xp.sqrt(squares))
+        slope = 2 * _inverse(xp, squares + device.put(np.concatenate(spread))[:, None])
+        return slope * squares / 2, slope
 
     def _compare(
         self,
@@ -201,67 +216,101 @@ class Search:
         Its first size is part number `part` of `Near`.
         """
         xp, order = device.xp, device.put(walk.order)
-        x = x[order]
-        spans = [slice(*span) for span in itertools.pairwise([0, *walk.sizes.tolist()])]
+        x, spans = x[order], _spans(walk)
         squares = itertools.accumulate(_squares(xp, x[span]) for span in spans)
         factors = [_inverse(xp, xp.sqrt(s)) if self.distance == "cosine" else s / 2 for s in squares]
-        spread = np.cumsum(self.spread[walk.order])[walk.sizes - 1].tolist()
+        join = xp.multiply if self.distance == "cosine" else xp.add
 
         def search(found: _Found) -> None:
             q = found.x[order]
-            dots = xp.zeros((q.shape[1], x.shape[1]), dtype=x.dtype, device=x.device)
-            gaps, norms = xp.zeros_like(dots), xp.zeros_like(dots[:, 0])
+            dots = q[spans[0]].T @ x[spans[0]]
+            gaps = xp.empty_like(dots)
             for index, span in enumerate(spans):
+                if index:
+                    xp.matmul(q[span].T, x[span], out=gaps)
+                    dots += gaps
                 # What is nearer has the smaller gap: found.x are the queries with their sign changed.
-                xp.matmul(q[span].T, x[span], out=gaps)
-                dots += gaps
-                norms += _squares(xp, q[span])
-                if self.distance == "cosine":
-                    xp.multiply(dots, factors[index], out=gaps)
-                    slope, offset = _inverse(xp, xp.sqrt(norms)), xp.ones_like(norms)
-                else:
-                    xp.add(dots, factors[index], out=gaps)
-                    slope = 2 * _inverse(xp, norms + spread[index])
-                    offset = slope * norms / 2
-                found.add(part + index, gaps, offset, slope, first, xp)
+                join(dots, factors[index], out=gaps)
+                found.add(part + index, gaps, first, xp)
 
         each(search, batch)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is found so far for a block of queries; `x` are the queries, columns first, times -1."""
+    """What is found so far for a block of queries; `x` are the queries, columns first, times -1.
+
+    Rows that may be among the nearest wait, for each part as (queries, rows, distances), until there are
+    enough of them to be worth sorting.
+    """
 
     queries: slice
     x: Array
+    offset: Array
+    slope: Array
     rows: Array
     distances: Array
+    waiting: list[list[tuple[Array, Array, Array]]]
 
     @classmethod
-    def start(cls, queries: slice, x: Array, n_parts: int, k: int, device: Device) -> _Found:
-        shape = (n_parts, x.shape[1], k)
+    def start(cls, queries: slice, x: Array, offset: Array, slope: Array, k: int, device: Device) -> _Found:
+        shape = (*offset.shape, k)
         rows, distances = np.zeros(shape, dtype=np.int64), np.full(shape, np.inf)
-        return cls(queries, -x, device.put(rows), device.put(distances))
+        waiting: list[list[tuple[Array, Array, Array]]] = [[] for _ in range(shape[0])]
+        return cls(queries, -x, offset, slope, device.put(rows), device.put(distances), waiting)
 
-    def add(self, part: int, gaps: Array, offset: Array, slope: Array, first: int, xp: Any) -> None:
+    def add(self, part: int, gaps: Array, first: int, xp: Any) -> None:
         """Take rows `first` and on into account, whose distances are ``offset + slope * gaps``."""
         (n, width), k = gaps.shape, self.rows.shape[2]
+        offset, slope = self.offset[part], self.slope[part]
         limit = _limit(xp, self.distances[part], gaps, offset, slope, first)
         near = xp.nonzero(xp.reshape(gaps <= limit[:, None], (-1,)))[0]
         if len(near) == 0:
             return
+        crowd = 4 * (k + 16)
+        if len(near) > n * crowd and width > 2 * crowd:
+            # Most are equal, as on few neurons: of the second half only those nearer than the first's are.
+            half = width // 2
+            self.add(part, gaps[:, :half], first, xp)
+            self.settle(part, xp)
+            self.add(part, gaps[:, half:], first + half, xp)
+            return
         query = near // width
-        each = xp.arange(n, device=near.device)
-        place = k + xp.arange(len(near), device=near.device) - xp.searchsorted(query, each)[query]
+        distances = offset[query] + slope[query] * xp.reshape(gaps, (-1,))[near]
+        self.waiting[part].append((query, near - query * width + first, distances))
+        if first == 0 or sum(len(found[0]) for found in self.waiting[part]) > n * (2 * k + 16):
+            self.settle(part, xp)
+
+    def settle_all(self, xp: Any) -> None:
+        """Sort what still waits."""
+        for part in range(len(self.waiting)):
+            self.settle(part, xp)
+
+    def settle(self, part: int, xp: Any) -> None:
+        """Find the k nearest among those known and those that wait in one part."""
+        if not self.waiting[part]:
+            return
+        query, rows, distances = (xp.concat(values) for values in zip(*self.waiting[part], strict=True))
+        if len(self.waiting[part]) > 1:
+            order = xp.argsort(query, stable=True)
+            query, rows, distances = query[order], rows[order], distances[order]
+        self.waiting[part].clear()
+        n, k = self.rows.shape[1:]
+        each = xp.arange(n, device=query.device)
+        place = k + xp.arange(len(query), device=query.device) - xp.searchsorted(query, each)[query]
         wide = int(xp.max(place)) + 1
-        distances = xp.full((n, wide), float("inf"), dtype=gaps.dtype, device=gaps.device)
-        rows = xp.zeros((n, wide), dtype=near.dtype, device=near.device)
-        distances[:, :k], rows[:, :k] = self.distances[part], self.rows[part]
-        distances[query, place] = offset[query] + slope[query] * xp.reshape(gaps, (-1,))[near]
-        rows[query, place] = near - query * width + first
-        nearest = _nearest(xp, distances, k)
-        self.distances[part] = distances[each[:, None], nearest]
-        self.rows[part] = rows[each[:, None], nearest]
+        all_distances = xp.full((n, wide), float("inf"), dtype=distances.dtype, device=query.device)
+        all_rows = xp.zeros((n, wide), dtype=rows.dtype, device=query.device)
+        all_distances[:, :k], all_rows[:, :k] = self.distances[part], self.rows[part]
+        all_distances[query, place], all_rows[query, place] = distances, rows
+        nearest = _nearest(xp, all_distances, k)
+        self.distances[part] = all_distances[each[:, None], nearest]
+        self.rows[part] = all_rows[each[:, None], nearest]
+
+
+def _spans(walk: Walk) -> list[slice]:
+    """Return the columns between one size and the next."""
+    return [slice(*span) for span in itertools.pairwise([0, *walk.sizes.tolist()])]
 
 
 def _limit(xp: Any, known: Array, gaps: Array, offset: Array, slope: Array, first: int) -> Array:
@@ -286,17 +335,19 @@ def _limit(xp: Any, known: Array, gaps: Array, offset: Array, slope: Array, firs
 
 def _nearest(xp: Any, distances: Array, k: int) -> Array:
     """Return the places of the k least of each row, of equals the first, shape (n, k)."""
-    wide = distances.shape[1]
     order = xp.argsort(distances, axis=1, stable=False)
     each = xp.arange(len(order), device=order.device)[:, None]
     ranked = distances[each, order[:, : k + 1]]
-    if not xp.any(ranked[:, 1:] <= ranked[:, :-1] + TIE):
-        return order[:, :k]
-    # Number the runs of equals, and sort by run and place.
-    ranked = distances[each, order]
-    runs = xp.zeros_like(order)
-    runs[:, 1:] = xp.cumulative_sum(xp.astype(ranked[:, 1:] > ranked[:, :-1] + TIE, order.dtype), axis=1)
-    return xp.sort(runs * wide + order, axis=1, stable=False)[:, :k] % wide
+    nearest = order[:, :k]
+    tied = xp.nonzero(xp.any(ranked[:, 1:] <= ranked[:, :-1] + TIE, axis=1))[0]
+    if len(tied):
+        # Number the runs of equals, and sort by run and place.
+        order = order[tied]
+        ranked, wide = distances[tied[:, None], order], distances.shape[1]
+        runs = xp.zeros_like(order)
+        runs[:, 1:] = xp.cumulative_sum(xp.astype(ranked[:, 1:] > ranked[:, :-1] + TIE, order.dtype), axis=1)
+        nearest[tied] = xp.sort(runs * wide + order, axis=1, stable=False)[:, :k] % wide
+    return nearest
 
 
 def _squares(xp: Any, x: Array) -> Array:
