@@ -155,7 +155,7 @@ def holes():
     yield lambda: np.ma.MaskedArray(Y, mask=np.arange(60) == 7)
 
 
-@pytest.mark.parametrize("build", holes())
+@pytest.mark.parametrize("build", list(holes()))
 def test_a_missing_label_is_named_by_its_row(build):
     with pytest.raises(
         InputError, match="labels of 'train': found no value at row 7 .1 missing.; allowed: a value"
