@@ -288,7 +288,9 @@ class Features:
         A file has `shard_rows` rows at most; by default about 64 MiB of them.
         """
         dtypes = {split.x.dtype.name for split in self.splits.values()}
-        dtype = "float64" if "float64" in dtypes else "float32" if "float32" in dtypes else "float16"
+        dtype: Literal["float16", "float32", "float64"] = (
+            "float64" if "float64" in dtypes else "float32" if "float32" in dtypes else "float16"
+        )
         shard_rows = shard_rows or rows_of_a_shard(self.n_neurons, dtype)
         header = Header(
             name=self.name,

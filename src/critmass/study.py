@@ -240,7 +240,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
             _check_names(path, kind, study, asked.models or (), asked.datasets or ())
     if not study.measure and not study.pairs:
         raise InputError(f"{path}: measure", said("nothing"), "scores and parts to measure, or pairs")
-    here = {"data": study.data, "results": study.folder}
+    here: dict[str, str | Path] = {"data": study.data, "results": study.folder}
     return study.model_copy(
         update={name: os.path.normpath(path.parent / folder) for name, folder in here.items()}
     )

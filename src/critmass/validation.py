@@ -104,7 +104,7 @@ def _dense(name: str, value: Any) -> Any:
             )
         return value.toarray()
     if isinstance(value, np.ma.MaskedArray):
-        _require_whole(name, np.ma.getmaskarray(value).reshape(len(value), -1).any(axis=1))
+        _require_whole(name, np.asarray(np.ma.getmaskarray(value).reshape(len(value), -1).any(axis=1)))
         return value.data
     return value
 

@@ -1,4 +1,4 @@
-"""What passes between processes passes whole: a question and its answer pickle and copy, and are the same again."""
+"""What passes between processes passes whole: questions and answers pickle and copy, and are the same again."""
 
 from __future__ import annotations
 

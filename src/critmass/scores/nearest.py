@@ -190,7 +190,8 @@ class Search:
     def _lines(self, queries: Array, walks: Sequence[Walk], device: Device) -> tuple[Array, Array]:
         """Return what makes distances of gaps, ``offset + slope * gap``, shape (n_parts, n_queries) each."""
         xp = device.xp
-        norms, spread = [], []
+        norms: list[Array] = []
+        spread: list[Floats] = []
         for walk in walks:
             q = queries[device.put(walk.order)]
             norms += itertools.accumulate(_squares(xp, q[span]) for span in _spans(walk))

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from critmass.errors import BrokenPackageError, InputError, MissingExtraError, require
+from critmass.errors import InputError, require
 from critmass.sources.models import timm as timm_models
 from critmass.sources.models import torchvision as torchvision_models
 from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen
