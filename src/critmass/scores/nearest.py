@@ -36,6 +36,9 @@ over a thousand neurons."""
 QUERY_ROWS = 256
 """Queries compared at once: their products with a block of the database stay in the processor's cache."""
 
+WAITING, FEW = 2, 16
+"""So many times k, and so many, rows wait for each query and part, on average, before they are sorted."""
+
 Array = Any
 """An array on the device."""
 
@@ -89,7 +92,9 @@ def memory_of_search(k: int, parts: Parts, sizes: Indices) -> tuple[float, float
     block = 8 * BLOCK_ROWS * (4 * parts.n_columns + 2 * len(sizes))
     # Two products, the distances that are near, and what sorting these takes where most are equal.
     thread = 8 * QUERY_ROWS * (12 * BLOCK_ROWS + 4 * k)
-    return block + threads() * thread, 8 * QUERY_ROWS * (2 * parts.n_columns + 2 * n_parts * k)
+    # The k nearest, what waits to be sorted among them, and what makes distances of gaps.
+    kept = 2 * k + 3 * (WAITING * k + FEW) + 2
+    return block + threads() * thread, 8 * QUERY_ROWS * (2 * parts.n_columns + n_parts * kept)
 
 
 @dataclass(frozen=True)
@@ -268,7 +273,7 @@ class _Found:
         near = xp.nonzero(xp.reshape(gaps <= limit[:, None], (-1,)))[0]
         if len(near) == 0:
             return
-        crowd = 4 * (k + 16)
+        crowd = 4 * (k + FEW)
         if len(near) > n * crowd and width > 2 * crowd:
             # Most are equal, as on few neurons: of the second half only those nearer than the first's are.
             half = width // 2
@@ -279,7 +284,7 @@ class _Found:
         query = near // width
         distances = offset[query] + slope[query] * xp.reshape(gaps, (-1,))[near]
         self.waiting[part].append((query, near - query * width + first, distances))
-        if first == 0 or sum(len(found[0]) for found in self.waiting[part]) > n * (2 * k + 16):
+        if first == 0 or sum(len(found[0]) for found in self.waiting[part]) > n * (WAITING * k + FEW):
             self.settle(part, xp)
 
     def settle_all(self, xp: Any) -> None:
