@@ -86,7 +86,7 @@ class Logistic:
     standardise: bool = True
     metric: str | None = None
     class_weight: ClassWeight = None
-    tolerance: float = 1e-6
+    tolerance: float = 3e-7
     iterations: int = 1000
     label_free = False
 
