@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,8 @@ from critmass.scores.probes import row_weights
 from critmass.testing import made_up
 
 RUN = Run()
+EXACT = Logistic(tolerance=1e-9)
+"""For comparing coefficients, which move much further than the objective and the predictions do."""
 
 
 def fitted(features, penalty, *, sizes, repeats=1, score=None, run=RUN, weights=None):
@@ -66,7 +70,7 @@ def standardised(features):
 def assert_equals_sklearn(features, penalty, *, sizes, repeats=1, coefficients=1e-3):
     x, y, xt, _ = standardised(features)
     raw = np.asarray(features.splits["test"].x[:], dtype=np.float64)
-    fitter, probes = fitted(features, penalty, sizes=sizes, repeats=repeats)
+    fitter, probes = fitted(features, penalty, sizes=sizes, repeats=repeats, score=EXACT)
     predicted = fitter.predictions(probes, raw)
     agree, rows = 0, 0
     for (repeat, size), probe in probes.probes.items():
@@ -101,6 +105,71 @@ def test_real_digits_equal_sklearn(digits, penalty):
     assert_equals_sklearn(digits, penalty, sizes=[1, 3, 9, 20, 40], repeats=2)
 
 
+def assert_the_default_is_near_enough(features, penalty, sizes):
+    """Hold every part's default fit to scikit-learn's: its objective, and what it predicts on test rows."""
+    x, y, xt, _ = standardised(features)
+    raw = np.asarray(features.splits["test"].x[:], dtype=np.float64)
+    fitter, probes = fitted(features, penalty, sizes=sizes)
+    predicted = fitter.predictions(probes, raw)
+    agree = []
+    for (walk, size), probe in probes.probes.items():
+        part = np.arange(features.n_neurons) if walk == 1 else fitter.parts.orders[0, :size]
+        model = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=50_000).fit(x[:, part], y)
+        ours = objective(x[:, part], y, probe.weights, probe.intercepts, penalty)
+        theirs = objective(x[:, part], y, model.coef_, model.intercept_, penalty)
+        assert abs(ours / theirs - 1) <= 1e-5, (size, ours, theirs)
+        column = int(np.searchsorted(fitter.sizes, size))
+        agree.append(predicted[walk, :, column] == model.predict(xt[:, part]))
+    assert np.mean(agree) >= 0.998
+
+
+@pytest.mark.parametrize("penalty", [0.5, 20.0, 2000.0])
+def test_the_default_tolerance_is_near_enough_on_digits(digits, penalty):
+    assert_the_default_is_near_enough(digits, penalty, [4, 16, 50])
+
+
+def test_the_default_tolerance_is_near_enough_with_fewer_rows_than_neurons(real_features):
+    train, test = real_features.splits["train"], real_features.splits["test"]
+    few = np.sort(np.random.default_rng(0).permutation(train.x.shape[0])[:400])
+    fs = cm.Features.from_arrays((train.x[few], train.y[few]), test=(test.x[:], test.y))
+    assert_the_default_is_near_enough(fs, 20.0, [64, 600])
+
+
+@pytest.mark.realdata
+def test_the_default_tolerance_is_near_enough_on_77_classes(banking77):
+    assert_the_default_is_near_enough(banking77, 10.0, [32, 128])
+
+
+@pytest.mark.parametrize("regularisation", [5.0, None])
+def test_one_whole_one_number_whatever_is_asked_beside_it(digits, monkeypatch, regularisation):
+    train, test = digits.splits["train"], digits.splits["test"]
+    fs = cm.Features.from_arrays(
+        (train.x[:].astype(np.float32), train.y), test=(test.x[:].astype(np.float32), test.y)
+    )
+    fits = []
+    fit = Fitter.fit
+
+    def spied(self, *args):
+        fits.append((len(self.walks) - 1, fit(self, *args)))
+        return fits[-1][1]
+
+    monkeypatch.setattr(Fitter, "fit", spied)
+    found = set()
+    for parts, sizes, repeats in (
+        ("random", [0.1], 1),
+        ("random", "paper", 5),
+        ("first", [0.8, 0.9], 1),
+        ("pca", [0.1, 0.9], 1),
+    ):
+        curve = cm.measure(
+            fs, score="logistic", parts=parts, sizes=sizes, repeats=repeats, regularisation=regularisation
+        )
+        walk, probes = fits[-1]
+        whole = probes.probes[walk, fs.n_neurons]
+        found.add((curve.whole, whole.weights.tobytes(), whole.intercepts.tobytes()))
+    assert len(found) == 1
+
+
 def test_two_classes_equal_sklearn(digits):
     x, y, xt, yt = standardised(digits)
     fs = cm.Features.from_arrays((x, y % 2), test=(xt, yt % 2))
@@ -122,7 +191,7 @@ def test_weights_and_class_weights_equal_sklearn(digits):
     own = np.random.default_rng(0).uniform(0.2, 3.0, len(y))
     fs = cm.Features.from_arrays((x, y), test=(xt, yt), weights={"train": own})
     for given_weight in (None, "balanced", {3: 5.0, "7": 0.5}):
-        score = Logistic(standardise=False, class_weight=given_weight)
+        score = replace(EXACT, standardise=False, class_weight=given_weight)
         weights = row_weights(fs, fs.splits["train"], given_weight)
         _, probes = fitted(fs, 10.0, sizes=[20], score=score, weights=weights)
         part = make_parts("random", 64, repeats=1).orders[0, :20]
@@ -246,7 +315,7 @@ def test_rows_read_again_at_every_pass_give_the_same_bits(digits, tmp_path):
 
 def test_torch_and_numpy_find_the_same_probes(digits):
     one, other = (
-        fitted(digits, 5.0, sizes=[3, 20, 40], repeats=2, run=Run(device=Device(name)))[1]
+        fitted(digits, 5.0, sizes=[3, 20, 40], repeats=2, score=EXACT, run=Run(device=Device(name)))[1]
         for name in ("cpu", "torch:cpu")
     )
     for key, probe in one.probes.items():

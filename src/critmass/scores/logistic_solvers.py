@@ -207,14 +207,17 @@ def _placed(array: Array) -> dict[str, Any]:
 
 
 def _softmax(z: Array, codes: Array, xp: Any) -> tuple[Array, Array, Array]:
-    """Return loss, p - y and Σ p², from outputs of shape (n_sizes, n_classes, n_rows)."""
+    """Return loss, p - y and Σ p², from outputs (n_sizes, n_classes, n_rows), which are overwritten."""
     rows = xp.arange(z.shape[2])
     z -= xp.max(z, axis=1, keepdims=True)
     truth = z[:, codes, rows]
-    p = xp.exp(xp.clip(z, min=LEAST))
+    # In place, and no clip: outputs fill the cache, and the namespaces' clip is several passes over them.
+    xp.maximum(z, xp.full((), LEAST, dtype=z.dtype, **_placed(z)), out=z)
+    p = xp.exp(z, out=z)
     total = xp.sum(p, axis=1)
-    p /= total[:, None]
-    squares = xp.sum(p * p, axis=(1, 2))
+    p *= (1 / total)[:, None]
+    flat = p.reshape(len(p), -1)
+    squares = xp.vecdot(flat, flat)
     p[:, codes, rows] -= 1
     return xp.log(total) - truth, p, squares
 
@@ -462,8 +465,10 @@ def _advance(
     xp, d = rows.device.xp, rows.parts.n_columns
     places = range(len(problems))
     weights = rows.each(lambda i: conditions[i].weights(problems[i].trial[:, :-1]), places)
-    # Problems of nearly all neurons go together, whatever their order, as rows of zeros and weights.
-    homes_of = [-1 if p.size >= NEARLY_ALL * d else p.walk for p in problems]
+    # Parts of nearly all neurons go together, whatever their order, as rows of zeros and weights. The whole
+    # goes alone: the bits of a product depend on its shape, and the whole's must not on what is asked beside.
+    whole = len(orders) - 1
+    homes_of = [-1 if p.walk != whole and p.size >= NEARLY_ALL * d else p.walk for p in problems]
     groups = [[i for i in places if homes_of[i] == home] for home in dict.fromkeys(homes_of)]
     sides = []
     for group in groups:
