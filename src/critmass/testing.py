@@ -146,9 +146,12 @@ class ScoreContract:
             with pytest.raises(InputError, match="needs no labels"):
                 measure(bare, score=score)
 
-    def test_too_little_memory_is_refused_with_advice(self, features: Features) -> None:
+    def test_less_memory_than_it_says_is_refused_with_advice(self, score: Score, features: Features) -> None:
+        parts = make_parts("random", features.n_neurons)
+        needed = min(score.memory(features, parts, parts.resolve("paper")).values()) / 2**30
         with pytest.raises(InputError, match="raise memory_gib"):
-            measure(features, score=self.make(), memory_gib=1e-6)
+            measure(features, score=self.make(), memory_gib=0.999 * needed)
+        assert measure(features, score=self.make(), memory_gib=1.001 * needed).sizes[-1] == parts.n_neurons
 
     def test_not_finite_test_rows_are_named(self, features: Features) -> None:
         train, test = features.splits["train"], features.splits["test"]

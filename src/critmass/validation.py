@@ -180,7 +180,7 @@ def _of_objects(name: str, values: NDArray[Any]) -> NDArray[Any]:
         no_number = dtype not in (np.str_, np.bool_)
         if all(isinstance(v, kinds) and not (no_number and isinstance(v, bool)) for v in flat):
             return np.array(flat, dtype=dtype).reshape(values.shape)
-    found = ", ".join(sorted({type(value).__name__ for value in flat}))
+    found = ", ".join(sorted({type(value).__name__.rstrip("_") for value in flat}))
     raise InputError(name, said(f"dtype object ({found})"), "numbers or text, of one kind")
 
 

@@ -69,11 +69,16 @@ def test_a_functions_results_are_never_reused(features, tmp_path):
 
 def test_entry_points_are_scores_by_name(features, monkeypatch):
     points = [
-        importlib.metadata.EntryPoint("bayes", "test_custom:bayes", scores.ENTRY_POINTS),
+        importlib.metadata.EntryPoint("bayes", f"{__name__}:bayes", scores.ENTRY_POINTS),
         importlib.metadata.EntryPoint("their-ridge", "critmass.scores.ridge:Ridge", scores.ENTRY_POINTS),
     ]
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    assert scores.registered()["bayes"] == "from test_custom:bayes"
+    found = importlib.metadata.entry_points
+    monkeypatch.setattr(
+        importlib.metadata,
+        "entry_points",
+        lambda group: points if group == scores.ENTRY_POINTS else found(group=group),
+    )
+    assert scores.registered()["bayes"] == f"from {__name__}:bayes"
     assert make_score("their-ridge", {"regularisation": 3.0}) == Ridge(regularisation=3.0)
     assert cm.measure(features, score="bayes", sizes=[2]).score == "bayes"
     with pytest.raises(cm.InputError, match="nothing for a score that is made already"):

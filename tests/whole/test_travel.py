@@ -1,4 +1,4 @@
-"""What passes between processes passes whole: questions and answers pickle and copy, and are the same again."""
+"""What passes between processes passes whole: questions and answers pickle and copy, and stay the same."""
 
 from __future__ import annotations
 

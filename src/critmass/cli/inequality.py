@@ -181,7 +181,7 @@ def _print_tables(curves: Sequence[Curve], wanted: Shown) -> None:
                 )
                 names = ("accuracy", "Gini", "Gini null", "CoV", "CoV corrected", "95% interval", "CoV null")
                 for name in (curve.unit, *names, f"worst {by}", "its accuracy"):
-                    table.add_column(name, justify="right")
+                    table.add_column(name, justify="right", no_wrap=name == "95% interval")
                 for row in frame.filter(by=by).iter_rows(named=True):
                     interval = [_three(row["cov_low"]), _three(row["cov_high"])]
                     table.add_row(

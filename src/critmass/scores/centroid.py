@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.arrays import Indices, blocks
+from critmass.arrays import BLOCK_ROWS, Indices, blocks
 from critmass.errors import InputError, said
 from critmass.features import Features
 from critmass.parts import Parts
@@ -58,9 +58,11 @@ class Centroid:
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes of the class means, of the search for one block of queries, and of what it predicts."""
         classes = len(features.classes or ())
-        tally = (parts.repeats + 1) * len(sizes) * (4 * QUERY_ROWS + parts.repeats + classes)
-        search = sum(memory_of_search(1, parts, sizes))
-        return {"rows": search + 8 * (tally + 3 * classes * features.n_neurons)}
+        tests = max(features.splits[split].x.shape[0] for split in features.tests)
+        tally = (parts.repeats + 1) * len(sizes) * (4 * min(tests, QUERY_ROWS) + parts.repeats + classes)
+        search = sum(memory_of_search(classes, tests, 1, parts, sizes))
+        reading = 2 * min(features.splits["train"].x.shape[0], BLOCK_ROWS) * parts.n_columns
+        return {"rows": search + 8 * (reading + tally + 3 * classes * features.n_neurons)}
 
     def from_rows(
         self, features: Features, parts: Parts, sizes: Indices, run: Run

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from critmass.arrays import CPU, Device, Floats, Indices, Matrix, require_finite
+from critmass.arrays import BLOCK_ROWS, CPU, Device, Floats, Indices, Matrix, require_finite
 from critmass.bases import Product
 from critmass.errors import InputError, said, unknown
 from critmass.features import Features
@@ -174,8 +174,11 @@ class CKA:
         n, d = max(features.splits[split].x.shape[0] for split in features.tests), features.n_neurons
         scores = (parts.repeats + 1) * len(sizes) * (3 * JACKKNIFE_GROUPS + parts.repeats)
         rows = 6 * n * n + 2 * n * parts.n_columns + scores
-        squares = 10 if parts.n_columns == d else 20
-        return {"moments": 8 * (squares * d * d + scores), "rows": 8 * rows if n < d else float("inf")}
+        squares = {"debiased": 10, "biased": 6, "minibatch": 5}[self.estimator]
+        squares *= 1 if parts.n_columns == d else 2
+        reading = min(n, BLOCK_ROWS) * parts.n_columns
+        moments = squares * d * d + reading + scores
+        return {"moments": 8 * moments, "rows": 8 * rows if n < d else float("inf")}
 
     def from_moments(
         self,

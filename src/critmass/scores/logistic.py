@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from critmass.arrays import SCORED_ROWS, Each, Floats, Indices, at_once, blocks
+from critmass.arrays import BLOCK_ROWS, SCORED_ROWS, Each, Floats, Indices, at_once, blocks
 from critmass.errors import InputError
 from critmass.features import Features, Split
 from critmass.moments import Moments, accumulate
@@ -110,7 +110,8 @@ class Logistic:
         squares = 8 * (4 * d * d + 2 * sum(int(max(walk.sizes, default=0)) ** 2 for walk in walks))
         kept = 4 * probes * (2 * HISTORY + 3 * len(PENALTIES))
         sums = 4 * (LANES + 4) * outputs * d * (parts.repeats * len(sizes) + 1)
-        return {"rows": squares + kept + sums}
+        reading = 8 * 2 * min(features.splits["train"].x.shape[0], BLOCK_ROWS) * parts.n_columns
+        return {"rows": squares + kept + sums + reading}
 
     def from_rows(
         self, features: Features, parts: Parts, sizes: Indices, run: Run

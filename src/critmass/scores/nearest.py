@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from critmass.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks, threads
+from critmass.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
 from critmass.errors import InputError, unknown
 from critmass.moments import mean_and_variance, scale_of
 from critmass.parts import Parts, Walk
@@ -86,15 +86,18 @@ def on_walks(table: np.ndarray, parts: Parts, sizes: Indices) -> list[Any]:
     return [value for walk in parts.walks(sizes) for value in table[walk.repeat, walk.places].tolist()]
 
 
-def memory_of_search(k: int, parts: Parts, sizes: Indices) -> tuple[float, float]:
-    """Return the bytes that a search needs: with no query, and for each `QUERY_ROWS` queries."""
+def memory_of_search(
+    n_rows: int, n_queries: int, k: int, parts: Parts, sizes: Indices
+) -> tuple[float, float]:
+    """Return the bytes that a search of `n_rows` rows needs: with no query, and for a block of queries."""
     n_parts = sum(len(walk.places) for walk in parts.walks(sizes))
-    block = 8 * BLOCK_ROWS * (4 * parts.n_columns + 2 * len(sizes))
-    # Two products, the distances that are near, and what sorting these takes where most are equal.
-    thread = 8 * QUERY_ROWS * (12 * BLOCK_ROWS + 4 * k)
+    rows, queries = min(n_rows, BLOCK_ROWS), min(n_queries, QUERY_ROWS)
+    block = 8 * rows * (4 * parts.n_columns + 2 * len(sizes))
     # The k nearest, what waits to be sorted among them, and what makes distances of gaps.
     kept = 2 * k + 3 * (WAITING * k + FEW) + 2
-    return block + threads() * thread, 8 * QUERY_ROWS * (2 * parts.n_columns + n_parts * kept)
+    # Two products, and the distances that are near.
+    compared = 3 * rows + 4 * k
+    return block, 8 * queries * (2 * parts.n_columns + n_parts * kept + compared)
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Search:
         walks = [walk for walk in self.parts.walks(self.sizes) if len(walk.sizes)]
         firsts = np.cumsum([0, *(len(walk.sizes) for walk in walks)]).tolist()
         device = run.device
-        alone, a_batch = memory_of_search(k, self.parts, self.sizes)
+        alone, a_batch = memory_of_search(n, queries.shape[0], k, self.parts, self.sizes)
         # Half, so that who reads the neighbours has the other half.
         held = max(1, int((run.memory / 2 - alone) / a_batch))
         passes = -(-queries.shape[0] // (held * QUERY_ROWS))

@@ -81,9 +81,11 @@ class KNN:
         """Bytes of the search for one block of queries, and of what it predicts."""
         most = max(NEIGHBOURS) if self.n_neighbours is None else self.n_neighbours
         classes = 1 if features.classes is None else len(features.classes)
-        tally = (parts.repeats + 1) * len(sizes) * (4 * QUERY_ROWS + parts.repeats + classes)
-        search = sum(memory_of_search(most, parts, sizes))
-        return {"rows": search + 8 * (tally + 2 * QUERY_ROWS * classes)}
+        n, queries = features.splits["train"].x.shape[0], _most_rows(features)
+        block = min(queries, QUERY_ROWS)
+        tally = (parts.repeats + 1) * len(sizes) * (4 * block + parts.repeats + classes)
+        search = sum(memory_of_search(n, queries, most, parts, sizes))
+        return {"rows": search + 8 * (tally + 2 * block * classes)}
 
     def from_rows(
         self, features: Features, parts: Parts, sizes: Indices, run: Run
@@ -198,9 +200,9 @@ class NeighbourOverlap:
 
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes of the search for one block of queries, and of the credits."""
-        rows = max(features.splits[split].x.shape[0] for split in features.tests)
-        count = min(self.n_queries, rows) * (parts.repeats + 1) * len(sizes)
-        search = sum(memory_of_search(self.n_neighbours, parts, sizes))
+        n, queries = features.splits["train"].x.shape[0], min(self.n_queries, _most_rows(features))
+        count = queries * (parts.repeats + 1) * len(sizes)
+        search = sum(memory_of_search(n, queries, self.n_neighbours, parts, sizes))
         return {"rows": search + 8 * 3 * count}
 
     def from_rows(
@@ -245,3 +247,8 @@ def _evenly(n: int, count: int, generator: np.random.Generator) -> Indices:
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(name, value, "a whole number from 1")
+
+
+def _most_rows(features: Features) -> int:
+    """Return the rows of the largest test split."""
+    return max(features.splits[split].x.shape[0] for split in features.tests)

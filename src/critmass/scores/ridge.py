@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.arrays import SCORED_ROWS, Floats, Indices, blocks
+from critmass.arrays import BLOCK_ROWS, SCORED_ROWS, Floats, Indices, blocks
 from critmass.features import Features, Split
 from critmass.moments import Moments, accumulate
 from critmass.parts import Parts
@@ -83,7 +83,9 @@ class Ridge:
         probes = d * min(outputs * len(sizes), d * min(grid, len(sizes)))
         tally = (parts.repeats + 1) * len(sizes)
         turned = 3 * d * d * parts.repeats if parts.n_columns > d else 0
-        moments = d * d * 8 + turned + parts.repeats * probes + tally * (3 * SCORED_ROWS + parts.repeats)
+        reading = min(n, BLOCK_ROWS) * (2 * d + outputs)
+        scoring = tally * (3 * min(tests, SCORED_ROWS) + parts.repeats)
+        moments = d * d * 8 + turned + parts.repeats * probes + reading + scoring
         rows = (n + tests) * (2 * parts.n_columns + 4 * n) + tally * tests * (2 + grid)
         return {"moments": 8 * moments, "rows": 8 * rows if n < d else float("inf")}
 

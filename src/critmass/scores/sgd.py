@@ -108,16 +108,16 @@ class SGD:
         """Bytes needed at least: the heads, a few batches, scored rows. More holds the training rows."""
         n, n_classes = features.splits["train"].x.shape[0], _n_classes(features)
         batch = min(self.batch_size, n)
-        rows = max(batch, SCORED_ROWS)
-        numbers = 3 * (WAVE_ROWS + batch) * (parts.n_columns + 1)
+        tests = min(max(features.splits[split].x.shape[0] for split in features.tests), SCORED_ROWS)
+        rows = max(batch, tests)
+        numbers = 2 * (min(n, WAVE_ROWS) + batch) * (parts.n_columns + 1)
         for walk in parts.walks(sizes):
             for run in side_by_side(walk.sizes):
                 heads, width = run.stop - run.start, int(walk.sizes[run.stop - 1]) + 1
                 numbers += heads * n_classes * (6 * width + 3 * rows) + width * rows
-        tally = (parts.repeats + 1) * len(sizes) * (3 * SCORED_ROWS + parts.repeats)
-        return {
-            "rows": _dtype(features).itemsize * numbers + 8.0 * (3 * BLOCK_ROWS * parts.n_columns + tally)
-        }
+        tally = (parts.repeats + 1) * len(sizes) * (3 * tests + parts.repeats)
+        reading = min(n, BLOCK_ROWS) * parts.n_columns
+        return {"rows": _dtype(features).itemsize * numbers + 8.0 * (reading + tally)}
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate in an epoch, counted from 0: torch's StepLR or CosineAnnealingLR."""

@@ -120,10 +120,10 @@ class Source:
     def waves(self, order: Indices, batch_size: int, each: Each) -> Iterator[list[Batch]]:
         """Yield the batches of rows in this order, some at a time; the next overwrite them."""
         batch_size = min(batch_size, len(order))
-        shape = (max(1, WAVE_ROWS // batch_size), self.scaler.parts.n_columns + 1, batch_size)
-        empty = np.empty(shape, self.scaler.dtype)
-        spaces = self.device.put(empty)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        count = min(max(1, WAVE_ROWS // batch_size), len(batches))
+        empty = np.empty((count, self.scaler.parts.n_columns + 1, batch_size), self.scaler.dtype)
+        spaces = self.device.put(empty)
         for start in range(0, len(batches), len(spaces)):
             jobs = zip(batches[start : start + len(spaces)], spaces, strict=False)
             yield each(self._lay_out, list(jobs))
