@@ -4,6 +4,8 @@ Every generator of a page's tables or of a figure works in `run`, and writes thr
 for each command, a hash of each module of critmass that the measuring process had loaded, and of what it
 wrote; so a test can say that a table is older than the code it describes, or was edited by hand. Hashes are of
 syntax trees without docstrings, comments and what errors say, as none of these can change a number.
+
+``python benchmarks/claims.py`` says what is stale; with --take-out it takes that out of the repository.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ WRITES = {
     "make docs": ("README.md", "docs/images/curve.svg"),
 }
 """Everything in the repository that a command writes, from its root."""
+
+TAKEN_OUT = "*Not measured on this source: `{}` writes what belongs here.*"
 
 NO_NUMBERS = ("cli", "errors", "figures", "progress", "report", "testing")
 """Rooms that parse, print, draw or check: no number changes with them."""
@@ -210,6 +214,7 @@ def faults(command: str, root: Path = ROOT) -> list[str]:
     entry = (json.loads(record.read_text()) if record.exists() else {}).get(command)
     files = sorted(str(path.relative_to(root)) for pattern in WRITES[command] for path in root.glob(pattern))
     if entry is None:
+        files = [name for name in files if not _is_taken_out(root / name, command)]
         return [f"{name}: nothing says what it was measured on; run `{command}`" for name in files]
     now = hashes(entry["modules"])
     changed = [name for name, found in entry["modules"].items() if now[name] != found]
@@ -227,5 +232,42 @@ def faults(command: str, root: Path = ROOT) -> list[str]:
     return found_faults
 
 
+def take_out(command: str, root: Path = ROOT) -> None:
+    """Take what a command wrote out of the repository: a missing table claims nothing, an old one does."""
+    for pattern in WRITES[command]:
+        for path in root.glob(pattern):
+            if path.suffix == ".md":
+                before, _, after = parts_of(path.read_text(encoding="utf-8"))
+                page = f"{before}{BEGIN}\n\n{TAKEN_OUT.format(command)}\n\n{END}{after}"
+                path.write_text(page, encoding="utf-8")
+            else:
+                path.unlink()
+    record = root / RECORD
+    known = json.loads(record.read_text()) if record.exists() else {}
+    known.pop(command, None)
+    record.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def _is_taken_out(path: Path, command: str) -> bool:
+    if path.suffix != ".md":
+        return False
+    return parts_of(path.read_text(encoding="utf-8"))[1].strip() == TAKEN_OUT.format(command)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--take-out", action="store_true", help="take what is stale out of the repository")
+    asked = parser.parse_args()
+    for command in WRITES:
+        found = faults(command)
+        print("\n".join(found) or f"{command}: as measured, or taken out")
+        if found and asked.take_out:
+            take_out(command)
+
+
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    main()

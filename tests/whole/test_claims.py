@@ -79,6 +79,19 @@ def test_a_page_that_nothing_was_noted_of_is_named(project):
     assert fault == "docs/probes.md: nothing says what it was measured on; run `make probes`"
 
 
+def test_what_is_taken_out_claims_nothing(project):
+    measured(project)
+    (project / "src" / "critmass" / "moments.py").write_text("def double(x):\n    return 3 * x\n")
+    claims.take_out("make probes", project)
+    page = (project / "docs" / "probes.md").read_text()
+    assert "| a table |" not in page
+    assert "`make probes` writes what belongs here" in page
+    assert (page.startswith("Head\n"), page.endswith("\nTail\n")) == (True, True)
+    assert claims.faults("make probes", project) == []
+    (project / "docs" / "probes.md").write_text(page.replace("Not measured", "| 7 | Not measured"))
+    assert len(claims.faults("make probes", project)) == 1
+
+
 @pytest.mark.parametrize(
     ("code", "is_older"),
     [
