@@ -18,6 +18,8 @@ DIST := .venv-dist
 CORE := $(addprefix tests/, test_features.py test_store.py test_shards.py test_validation.py test_readers.py \
 	test_files.py test_parts.py test_redundancy.py test_results.py test_measuring.py test_mitigation.py \
 	test_moments.py sources/test_selection.py scores/test_contract.py whole/test_archive.py)
+# Memory that glibc gives back after each batch of a network, it fetches again page by page, which can take half the time.
+KEEP_MEMORY := MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 .PHONY: setup demo test lint bench bench-gpu probes intervals throughput study docs toys dist dist-toy clean
@@ -28,8 +30,8 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/critmass demo --out critmass-demo
 
 test: $(VENV)/.dev $(BASE)/.base
-	$(BASE)/bin/python -m pytest tests/whole/base_install.py $(CORE)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
+	$(BASE)/bin/python -m pytest -n $(JOBS) tests/whole/base_install.py $(CORE)
+	$(KEEP_MEMORY) $(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
@@ -61,7 +63,7 @@ docs: $(CLAIMS)/.claims
 # All of these on a handful of rows, into a folder that is thrown away: to know that they run.
 toys: $(CLAIMS)/.claims
 	set -e; for each in bench probes extraction intervals results figure; do \
-		$(CLAIMS)/bin/python benchmarks/$$each.py --toy; \
+		$(KEEP_MEMORY) $(CLAIMS)/bin/python benchmarks/$$each.py --toy; \
 	done
 	$(CLAIMS)/bin/python benchmarks/gpu.py --toy --device torch:cpu
 
@@ -103,5 +105,5 @@ $(DIST)/.build:
 # Only what `pip install critmass` brings, and what tests are written with, to prove that arrays need no more.
 $(BASE)/.base: pyproject.toml
 	$(PYTHON) -m venv $(BASE)
-	$(BASE)/bin/python -m pip install $(PIP_FLAGS) -e . pytest hypothesis
+	$(BASE)/bin/python -m pip install $(PIP_FLAGS) -e . pytest pytest-xdist hypothesis
 	touch $@

@@ -24,7 +24,7 @@ from critmass.moments import accumulate
 from critmass.sources import open_model
 
 FULL = {"n": 50_000, "d": 2048, "classes": 100, "epochs": 50, "product": 8192, "images": 1250}
-TOY = {"n": 200, "d": 32, "classes": 3, "epochs": 2, "product": 128, "images": 20}
+TOY = {"n": 200, "d": 32, "classes": 3, "epochs": 2, "product": 128, "images": 30}
 SIZES = tuple(range(5, 105, 5))
 
 
@@ -142,7 +142,7 @@ def extraction(place: str, images: int) -> None:
 
         def ours() -> None:
             out = Path(folder) / str(next(number))
-            limit = {"train": images * 4 // 5, "test": images - images * 4 // 5}
+            limit = {"train": images - images // 5, "test": images // 5}
             cm.extract(network, "mnist5k:", out=out, device=place, limit=limit)
 
         one, all_ours = min(seconds(bare) for _ in range(2)), min(seconds(ours) for _ in range(2))

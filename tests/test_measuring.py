@@ -58,6 +58,7 @@ def test_measurements_in_one_folder_are_told_apart(features, tmp_path):
         "ridge probe, accuracy, λ chosen, seed 3",
         "ridge probe, balanced-accuracy, λ chosen, seed 0",
     ]
+    pytest.importorskip("altair")
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     for words in ("ridge (accuracy, λ = 10)", "ridge (balanced-accuracy)"):
