@@ -9,6 +9,9 @@ from timing import take_turns
 
 from critmass.scores import cka as cka_of
 
+UNTIED = 12
+"""Neurons on which distances hardly tie."""
+
 
 def sgd(subject: Subject) -> None:
     """Add the row of SGD's heads at every size, beside torch's one."""
@@ -50,7 +53,8 @@ def neighbours(subject: Subject) -> None:
     loop = subject.loop(fit, subject.paper, count=35)
     what = "loop of KNeighborsClassifier (k = 10, cosine), paper's sizes x 5 repeats"
     subject.at_least(what, loop, ours, 6)
-    subject.agrees("knn", curves[-1], loop, 0.002)
+    # On fewer neurons many rows are equally far, and either takes its own ten of them.
+    subject.agrees(f"knn, {UNTIED} neurons or more", curves[-1], loop, 0.002, least=UNTIED)
 
 
 def cka(subject: Subject) -> None:

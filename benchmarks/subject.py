@@ -68,19 +68,21 @@ class Subject:
             lambda call: work(self.part(*call[:2]), *call[2:]), calls, min(count, 4) if self.toy else count
         )
 
-    def furthest(self, curve: cm.Curve, loop: Sampled) -> int:
-        """Return on how many test rows ours and theirs differ most in their number of right answers."""
+    def furthest(self, curve: cm.Curve, loop: Sampled, least: int = 1) -> int:
+        """Return on how many test rows ours and theirs differ most, over parts of `least` neurons or more."""
         scores = {(row["repeat"], row["size"]): row["score"] for row in curve.frame.iter_rows(named=True)}
         apart = (
-            abs(scores[call[0], call[1]] - found) for call, found in zip(loop.chosen, loop.found, strict=True)
+            abs(scores[call[0], call[1]] - found)
+            for call, found in zip(loop.chosen, loop.found, strict=True)
+            if call[1] >= least
         )
-        return round(max(apart) * len(self.yt))
+        return round(max(apart, default=0.0) * len(self.yt))
 
-    def agrees(self, what: str, curve: cm.Curve, loop: Sampled, share: float) -> None:
-        """Add a row that compares accuracies of the parts that were timed."""
-        rows = self.furthest(curve, loop)
+    def agrees(self, what: str, curve: cm.Curve, loop: Sampled, share: float, least: int = 1) -> None:
+        """Add a row that compares accuracies of the parts that were timed, of `least` neurons or more."""
+        rows, count = self.furthest(curve, loop, least), sum(call[1] >= least for call in loop.chosen)
         self.add(
-            f"{what}: accuracy of {len(loop.found)} parts, scikit-learn's less ours",
+            f"{what}: accuracy of {count} parts, scikit-learn's less ours",
             f"at most {rows} of {len(self.yt):,} test rows apart",
             f"at most {share:.1%} of rows",
             holds=rows <= share * len(self.yt),
