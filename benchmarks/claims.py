@@ -1,9 +1,9 @@
 """What the repository says it has measured: which command writes which file, and on which source it last ran.
 
 Every generator of a page's tables or of a figure works in `run`, and writes through it. docs/measured.json keeps,
-for each command, a hash of each module of critmass that the measuring process had loaded, and of what it
-wrote; so a test can say that a table is older than the code it describes, or was edited by hand. Hashes are of
-syntax trees without docstrings, comments and what errors say, as none of these can change a number.
+for each command, a hash of each module of critmass that decides what it measures, and of what it wrote; so a
+test can say that a table is older than the code it describes, or was edited by hand. Hashes are of syntax
+trees without docstrings, comments and what errors say, as none of these can change a number.
 
 ``python benchmarks/claims.py`` says what is stale; with --take-out it takes that out of the repository.
 """
@@ -40,6 +40,19 @@ WRITES = {
 
 TAKEN_OUT = "*Not measured on this source: `{}` writes what belongs here.*"
 
+ROOMS = {
+    "make bench": (
+        *("arrays", "bases", "curve", "features", "measuring", "moments", "parts", "redundancy", "rng"),
+        *("scores", "validation"),
+    ),
+    "make throughput": ("arrays", "extraction", "files", "readers", "shards", "sources", "store", "tensors"),
+    "make intervals": ("arrays", "curve", "redundancy", "rng"),
+}
+"""Rooms that decide what a command measures; where none are named, all that it loads.
+
+Ratios of the benchmark are of measuring features in memory, whatever made these; and so on.
+"""
+
 NO_NUMBERS = ("cli", "errors", "figures", "progress", "report", "testing")
 """Rooms that parse, print, draw or check: no number changes with them."""
 
@@ -74,7 +87,7 @@ class Run:
 
         Pages are Markdown, and what is given goes between their marks; other files are written whole.
         """
-        modules = {name: self.source.get(name) for name in loaded()}
+        modules = {name: self.source.get(name) for name in loaded(self.command)}
         if modules != hashes(modules):
             sys.exit("the source changed during the measurement: nothing is written; run it again")
         line = f"<sub>Measured by `{self.command}` on source `{digest(modules)}`.</sub>"
@@ -136,9 +149,10 @@ def fresh(folder: Path, source: str) -> Path:
     return folder
 
 
-def loaded() -> list[str]:
-    """Return the modules of critmass that this process has loaded and that can change a number."""
-    return sorted(filter(_counts, sys.modules))
+def loaded(command: str) -> list[str]:
+    """Return the modules of critmass that this process has loaded and that can change the command's numbers."""
+    rooms = ROOMS.get(command)
+    return sorted(name for name in sys.modules if _counts(name) and (not rooms or _room(name) in rooms))
 
 
 def every_module() -> list[str]:
@@ -148,8 +162,12 @@ def every_module() -> list[str]:
 
 
 def _counts(module: str) -> bool:
-    package, _, rest = module.partition(".")
-    return package == "critmass" and rest.split(".")[0] not in ("", *NO_NUMBERS)
+    return module.partition(".")[0] == "critmass" and _room(module) not in ("", *NO_NUMBERS)
+
+
+def _room(module: str) -> str:
+    """Return the folder or module right below the package."""
+    return module.partition(".")[2].partition(".")[0]
 
 
 def hashes(modules: Iterable[str]) -> dict[str, str | None]:

@@ -122,6 +122,11 @@ class Features:
         """Names of the test splits, "test" first."""
         return ("test", *(name for name in self.splits if name not in ("train", "validation", "test")))
 
+    @property
+    def most_test_rows(self) -> int:
+        """Number of rows of the largest test split."""
+        return max(self.splits[name].x.shape[0] for name in self.tests)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the task, the classes and every row, label and group.

@@ -33,6 +33,22 @@ def test_every_generated_file_has_a_command_of_the_makefile():
         assert re.search(rf"^{command.removeprefix('make ')}:", makefile, flags=re.MULTILINE)
 
 
+def test_rooms_that_decide_what_a_command_measures_are_there():
+    rooms = {module.split(".")[1] for module in claims.every_module()}
+    assert set(claims.ROOMS) <= set(claims.WRITES)
+    assert all(set(some) <= rooms for some in claims.ROOMS.values())
+
+
+def test_a_command_notes_the_modules_of_its_rooms():
+    import critmass.scores.ridge
+    import critmass.study  # noqa: F401
+
+    bench, study = set(claims.loaded("make bench")), set(claims.loaded("make study"))
+    assert "critmass.scores.ridge" in bench
+    assert "critmass.study" in study - bench
+    assert bench < study
+
+
 def test_what_is_left_out_of_the_hash_is_there_and_nothing_else_is_left_out():
     rooms = {path.stem for path in (claims.SOURCE / "critmass").iterdir()}
     assert set(claims.NO_NUMBERS) <= rooms
@@ -52,7 +68,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "docs" / "probes.md").write_text(f"Head\n{claims.BEGIN}\n{claims.END}\nTail\n")
     monkeypatch.setattr(claims, "ROOT", tmp_path)
     monkeypatch.setattr(claims, "SOURCE", tmp_path / "src")
-    monkeypatch.setattr(claims, "loaded", lambda: ["critmass.moments"])
+    monkeypatch.setattr(claims, "loaded", lambda _: ["critmass.moments"])
     return tmp_path
 
 

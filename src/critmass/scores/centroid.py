@@ -58,7 +58,7 @@ class Centroid:
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes of the class means, of the search for one block of queries, and of what it predicts."""
         classes = len(features.classes or ())
-        tests = max(features.splits[split].x.shape[0] for split in features.tests)
+        tests = features.most_test_rows
         tally = (parts.repeats + 1) * len(sizes) * (4 * min(tests, QUERY_ROWS) + parts.repeats + classes)
         search = sum(memory_of_search(classes, tests, 1, parts, sizes))
         reading = 2 * min(features.splits["train"].x.shape[0], BLOCK_ROWS) * parts.n_columns

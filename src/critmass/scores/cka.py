@@ -171,7 +171,7 @@ class CKA:
 
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes that each way needs; rows are no way where they outnumber the neurons."""
-        n, d = max(features.splits[split].x.shape[0] for split in features.tests), features.n_neurons
+        n, d = features.most_test_rows, features.n_neurons
         scores = (parts.repeats + 1) * len(sizes) * (3 * JACKKNIFE_GROUPS + parts.repeats)
         rows = 6 * n * n + 2 * n * parts.n_columns + scores
         squares = {"debiased": 10, "biased": 6, "minibatch": 5}[self.estimator]

@@ -45,8 +45,7 @@ class Custom:
         """Bytes of the rows and of the credits."""
         rows = {name: split.x.shape[0] for name, split in features.splits.items()}
         itemsize = features.splits["train"].x.dtype.itemsize
-        tests = max(rows[name] for name in features.tests)
-        returned = 8 * tests * (parts.repeats * len(sizes) + 1)
+        returned = 8 * features.most_test_rows * (parts.repeats * len(sizes) + 1)
         width, itemsize = parts.n_columns, itemsize if parts.n_columns == features.n_neurons else 8
         return {"rows": 2 * itemsize * sum(rows.values()) * width + returned}
 

@@ -48,11 +48,11 @@ PENALTIES = tuple(10.0 ** (-4 + 5 * i / 7) for i in range(8))
 From 1e-4, the weight decay of the paper's SGD, to 10, where probes are hardly more than class means.
 """
 
-CHOOSING = 1e-4
+CHOOSING = 3e-4
 """Tolerance of the fits that only choose λ; docs/probes.md shows what a smaller one would change."""
 
 
-HOPELESS = 2.0
+HOPELESS = 1.0
 """A probe leaves the path towards smaller λ where it does so many standard errors worse than at its best.
 
 Of a difference of independent samples; as all λ are scored on the same rows, the true one is smaller.
@@ -372,7 +372,7 @@ class Fitter:
         for key, problem in problems.items():
             pre = conditions[key[0], problem.penalty]
             probes[key] = Probe(
-                weights=pre.weights(problem.v[:, :-1]),
+                weights=pre.weights([problem.v[:, :-1]], device.xp)[0],
                 intercepts=problem.v[:, -1] / pre.intercept,
                 curvature=max((1 - problem.squares / n) / self.n_classes, 1e-6),
                 converged=problem.converged,

@@ -37,6 +37,9 @@ BLOCK_ROWS = 1024
 NEARLY_ALL = 0.7
 """Parts of at least this share of the neurons are multiplied as if they were the whole: one wide product."""
 
+TRIANGLE = 256
+"""Columns of a product with a triangular matrix that are computed together."""
+
 LANES = 16
 """At most so many sums are made side by side."""
 
@@ -165,9 +168,7 @@ class Side:
         starts = [0, *stops[:-1]]
         firsts = np.searchsorted(sizes, starts, side="right").tolist()
         edges = [(slice(a, b), first) for a, b, first in zip(starts, stops, firsts, strict=True)]
-        padded = xp.zeros((len(sizes) * outputs, sizes[-1]), dtype=weights[0].dtype, **_placed(weights[0]))
-        for index, own in enumerate(weights):
-            padded[index * outputs : (index + 1) * outputs, : sizes[index]] = own
+        padded = _stacked(weights, xp)
         operands = [padded[first * outputs :, where] for where, first in edges]
         return cls(order, sizes, edges, operands, xp.concat(list(intercepts))[:, None])
 
@@ -199,6 +200,15 @@ class Side:
             gradient[first * outputs :, where] = errors[first * outputs :] @ x[where].T
         wide = (xp.astype(values, xp.float64) for values in (xp.sum(loss, axis=1), squares))
         return Sums(next(wide), gradient, xp.sum(errors, axis=1), next(wide))
+
+
+def _stacked(own: Sequence[Array], xp: Any) -> Array:
+    """Return arrays of as many rows each, and as many columns as the last or fewer, padded with zeros."""
+    rows = own[0].shape[0]
+    out = xp.zeros((len(own) * rows, own[-1].shape[1]), dtype=own[0].dtype, **_placed(own[0]))
+    for index, array in enumerate(own):
+        out[index * rows : (index + 1) * rows, : array.shape[1]] = array
+    return out
 
 
 def _placed(array: Array) -> dict[str, Any]:
@@ -308,17 +318,41 @@ class Preconditioner:
         factor, inverse = cholesky_inverse(device, matrix, dtype)
         return cls(factor, inverse, math.sqrt(curvature * weight))
 
-    def weights(self, v: Array) -> Array:
-        """Return W of one probe, shape (n_outputs, size)."""
-        return v @ self.inverse[: v.shape[1], : v.shape[1]]
+    def weights(self, v: Sequence[Array], xp: Any) -> list[Array]:
+        """Return W of probes from V, shapes (n_outputs, size), sizes ascending."""
+        return _triangular(v, lambda a, b, k: (slice(a, k), self.inverse[a:k, a:b]), xp)
 
-    def gradient(self, g: Array) -> Array:
-        """Return the gradient for V of one probe from that for W."""
-        return g @ self.inverse[: g.shape[1], : g.shape[1]].T
+    def gradients(self, g: Sequence[Array], xp: Any) -> list[Array]:
+        """Return gradients for V of probes from those for W, shapes (n_outputs, size), sizes ascending."""
+        return _triangular(g, lambda a, b, _: (slice(b), self.inverse[a:b, :b].T), xp)
 
     def variables(self, w: Array) -> Array:
         """Return V of one probe."""
         return w @ self.factor[: w.shape[1], : w.shape[1]]
+
+
+def _triangular(
+    own: Sequence[Array], factor: Callable[[int, int, int], tuple[slice, Array]], xp: Any
+) -> list[Array]:
+    """Return the product of each array with a triangular matrix's leading block of its width.
+
+    Widths are ascending. `factor` gives, for columns a to b of a product of width k, the columns of the array
+    that count there, and the matrix that they meet. Widths within a factor of two go together.
+    """
+    out: list[Array] = []
+    while len(out) < len(own):
+        k = own[len(own) - len(out) - 1].shape[1]
+        group = [array for array in own[: len(own) - len(out)] if 2 * array.shape[1] > k]
+        stack, rows = _stacked(group, xp), group[0].shape[0]
+        product = xp.zeros_like(stack)
+        for a in range(0, k, TRIANGLE):
+            b = min(a + TRIANGLE, k)
+            first = rows * sum(array.shape[1] <= a for array in group)
+            columns, matrix = factor(a, b, k)
+            product[first:, a:b] = stack[first:, columns] @ matrix
+        parts = [product[i * rows : (i + 1) * rows, : array.shape[1]] for i, array in enumerate(group)]
+        out = parts + out
+    return out
 
 
 class Pairs:
@@ -464,7 +498,17 @@ def _advance(
     """Evaluate every problem, sorted by walk and size, at its trial, and tell it."""
     xp, d = rows.device.xp, rows.parts.n_columns
     places = range(len(problems))
-    weights = rows.each(lambda i: conditions[i].weights(problems[i].trial[:, :-1]), places)
+    shared: dict[int, list[int]] = {}
+    for i in places:
+        shared.setdefault(id(conditions[i]), []).append(i)
+    alike = list(shared.values())
+    weights: dict[int, Array] = {}
+
+    def unfold(group: list[int]) -> None:
+        v = [problems[i].trial[:, :-1] for i in group]
+        weights.update(zip(group, conditions[group[0]].weights(v, xp), strict=True))
+
+    rows.each(unfold, alike)
     # Parts of nearly all neurons go together, whatever their order, as rows of zeros and weights. The whole
     # goes alone: the bits of a product depend on its shape, and the whole's must not on what is asked beside.
     whole = len(orders) - 1
@@ -482,17 +526,20 @@ def _advance(
         i: (sums, place) for sums, group in zip(found, groups, strict=True) for place, i in enumerate(group)
     }
 
-    def tell(i: int) -> None:
-        problem, condition, w = problems[i], conditions[i], weights[i]
-        sums, place = homes[i]
-        outputs = slice(place * len(w), (place + 1) * len(w))
-        g, gb = sums.gradient[outputs], sums.intercept[outputs]
-        order = orders[problem.walk] if homes_of[i] == -1 else None
-        g = (g if order is None else g[:, order])[:, : problem.size] + problem.penalty * w
-        value = float(sums.loss[place]) + 0.5 * problem.penalty * float(xp.sum(w * w))
-        bound = float(xp.sum(g * g)) / (2 * problem.penalty) + float(xp.sum(gb * gb)) / condition.intercept**2
-        problem.squares = float(sums.squares[place])
-        gradient = xp.concat([condition.gradient(g), gb[:, None] / condition.intercept], axis=1)
-        problem.tell(value, gradient, bound, xp)
+    def tell(group: list[int]) -> None:
+        condition, gradients = conditions[group[0]], []
+        for i in group:
+            sums, place = homes[i]
+            g = sums.gradient[place * len(weights[i]) : (place + 1) * len(weights[i])]
+            order = orders[problems[i].walk] if homes_of[i] == -1 else None
+            g = (g if order is None else g[:, order])[:, : problems[i].size]
+            gradients.append(g + problems[i].penalty * weights[i])
+        for i, g, gv in zip(group, gradients, condition.gradients(gradients, xp), strict=True):
+            problem, w, (sums, place) = problems[i], weights[i], homes[i]
+            gb = sums.intercept[place * len(w) : (place + 1) * len(w)] / condition.intercept
+            value = float(sums.loss[place]) + 0.5 * problem.penalty * float(xp.sum(w * w))
+            bound = float(xp.sum(g * g)) / (2 * problem.penalty) + float(xp.sum(gb * gb))
+            problem.squares = float(sums.squares[place])
+            problem.tell(value, xp.concat([gv, gb[:, None]], axis=1), bound, xp)
 
-    rows.each(tell, places)
+    rows.each(tell, alike)

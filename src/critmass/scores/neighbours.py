@@ -81,7 +81,7 @@ class KNN:
         """Bytes of the search for one block of queries, and of what it predicts."""
         most = max(NEIGHBOURS) if self.n_neighbours is None else self.n_neighbours
         classes = 1 if features.classes is None else len(features.classes)
-        n, queries = features.splits["train"].x.shape[0], _most_rows(features)
+        n, queries = features.splits["train"].x.shape[0], features.most_test_rows
         block = min(queries, QUERY_ROWS)
         tally = (parts.repeats + 1) * len(sizes) * (4 * block + parts.repeats + classes)
         search = sum(memory_of_search(n, queries, most, parts, sizes))
@@ -200,7 +200,7 @@ class NeighbourOverlap:
 
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes of the search for one block of queries, and of the credits."""
-        n, queries = features.splits["train"].x.shape[0], min(self.n_queries, _most_rows(features))
+        n, queries = features.splits["train"].x.shape[0], min(self.n_queries, features.most_test_rows)
         count = queries * (parts.repeats + 1) * len(sizes)
         search = sum(memory_of_search(n, queries, self.n_neighbours, parts, sizes))
         return {"rows": search + 8 * 3 * count}
@@ -247,8 +247,3 @@ def _evenly(n: int, count: int, generator: np.random.Generator) -> Indices:
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(name, value, "a whole number from 1")
-
-
-def _most_rows(features: Features) -> int:
-    """Return the rows of the largest test split."""
-    return max(features.splits[split].x.shape[0] for split in features.tests)

@@ -76,7 +76,7 @@ class Ridge:
     def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
         """Bytes that each way needs; rows are no way where they outnumber the neurons."""
         n, d = features.splits["train"].x.shape[0], features.n_neurons
-        tests = max(features.splits[split].x.shape[0] for split in features.tests)
+        tests = features.most_test_rows
         grid = len(PENALTIES) if self.regularisation is None else 1
         outputs = 1 if features.classes is None else len(features.classes)
         # A repeat's probes are weights, of all sizes together, or factors, one for each λ that won.

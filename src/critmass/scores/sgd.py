@@ -108,7 +108,7 @@ class SGD:
         """Bytes needed at least: the heads, a few batches, scored rows. More holds the training rows."""
         n, n_classes = features.splits["train"].x.shape[0], _n_classes(features)
         batch = min(self.batch_size, n)
-        tests = min(max(features.splits[split].x.shape[0] for split in features.tests), SCORED_ROWS)
+        tests = min(features.most_test_rows, SCORED_ROWS)
         rows = max(batch, tests)
         numbers = 2 * (min(n, WAVE_ROWS) + batch) * (parts.n_columns + 1)
         for walk in parts.walks(sizes):
