@@ -14,6 +14,7 @@ import argparse
 import ast
 import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -40,21 +41,21 @@ WRITES = {
 
 TAKEN_OUT = "*Not measured on this source: `{}` writes what belongs here.*"
 
+MEASURING = (
+    *("arrays", "bases", "curve", "features", "gini", "inequalities", "labels", "measuring", "moments"),
+    *("pairwise", "parts", "redundancy", "rng", "scores", "validation"),
+)
+EXTRACTING = ("arrays", "demo", "extraction", "labels", "rng", "sources")
+STORING = ("files", "readers", "shards", "store", "tensors")
 ROOMS = {
-    "make bench": (
-        *("arrays", "bases", "curve", "features", "measuring", "moments", "parts", "redundancy", "rng"),
-        *("scores", "validation"),
-    ),
-    "make throughput": ("arrays", "extraction", "files", "readers", "shards", "sources", "store", "tensors"),
+    "make bench": MEASURING,
+    "make probes": (*MEASURING, *EXTRACTING),
+    "make throughput": (*EXTRACTING, *STORING),
     "make intervals": ("arrays", "curve", "redundancy", "rng"),
+    "make study": (*MEASURING, *EXTRACTING),
+    "make docs": (*MEASURING, *EXTRACTING),
 }
-"""Rooms that decide what a command measures; where none are named, all that it loads.
-
-Ratios of the benchmark are of measuring features in memory, whatever made these; and so on.
-"""
-
-NO_NUMBERS = ("cli", "errors", "figures", "progress", "report", "testing")
-"""Rooms that parse, print, draw or check: no number changes with them."""
+"""Rooms of critmass that make a command's numbers. The others plan, keep, print and draw them."""
 
 
 @dataclass(frozen=True)
@@ -150,24 +151,22 @@ def fresh(folder: Path, source: str) -> Path:
 
 
 def loaded(command: str) -> list[str]:
-    """Return the modules of critmass that this process has loaded and that can change the command's numbers."""
-    rooms = ROOMS.get(command)
-    return sorted(name for name in sys.modules if _counts(name) and (not rooms or _room(name) in rooms))
+    """Return the modules that this process has loaded and that make the command's numbers."""
+    return sorted(name for name in sys.modules if _room(name) in ROOMS[command])
 
 
 def every_module() -> list[str]:
-    """Return all modules of critmass that can change a number."""
+    """Return all modules that make a command's numbers."""
+    rooms = set(itertools.chain(*ROOMS.values()))
     paths = (path.relative_to(SOURCE).with_suffix("") for path in (SOURCE / "critmass").rglob("*.py"))
-    return sorted(filter(_counts, (".".join(path.parts).removesuffix(".__init__") for path in paths)))
+    modules = (".".join(path.parts).removesuffix(".__init__") for path in paths)
+    return sorted(module for module in modules if _room(module) in rooms)
 
 
-def _counts(module: str) -> bool:
-    return module.partition(".")[0] == "critmass" and _room(module) not in ("", *NO_NUMBERS)
-
-
-def _room(module: str) -> str:
-    """Return the folder or module right below the package."""
-    return module.partition(".")[2].partition(".")[0]
+def _room(module: str) -> str | None:
+    """Return the folder or module right below our package."""
+    package, *inside = module.split(".")
+    return inside[0] if package == "critmass" and inside else None
 
 
 def hashes(modules: Iterable[str]) -> dict[str, str | None]:
