@@ -198,9 +198,9 @@ def write_table(folder: Path) -> Path:
     return folder / TABLE
 
 
-def check_table(folder: Path, frame: pl.DataFrame) -> None:
-    """Raise StoreError unless `frame`, as results.parquet has it, is the table over the cells of `folder`."""
-    if not frame.equals(table(load_curves(folder))):
+def check_table(folder: Path, frame: pl.DataFrame, curves: list[Curve]) -> None:
+    """Raise StoreError unless `frame`, which results.parquet holds, is the table over these curves."""
+    if not frame.equals(table(curves)):
         advice = "delete it: the next measurement writes it again"
         raise StoreError(str(folder / TABLE), said("not the table over the cells"), "that table", advice)
 

@@ -103,5 +103,9 @@ def _table(file: Path) -> int:
     frame = read_table(file)
     folder = file.parent
     if file.name == results.TABLE and not (folder / STATES).exists():
-        results.check_table(folder, frame)
+        try:
+            curves = results.load_curves(folder)
+        except StoreError:  # a damaged cell is a fault of its own
+            return 1
+        results.check_table(folder, frame, curves)
     return 1

@@ -49,20 +49,21 @@ def verify(path: Path, *, json: Json = False) -> None:
     if not path.is_dir():
         raise InputError("path", str(path), "a folder that exists", "check the path")
     found = verify(path)
-    counts = ", ".join(f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in found.checked.items())
+    checked = {kind: count for kind, count in found.checked.items() if count}
+    counts = ", ".join(f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in checked.items())
     lines = [f"{path}: {counts or 'nothing'} intact"]
     if found.unchecked:
         lines.append(f"{path}: {len(found.unchecked)} files without a checksum not checked")
     record = {
         "path": str(path),
-        **found.checked,
+        **checked,
         "intact": not found.faults,
         "faults": found.faults,
         "unchecked": [str(file) for file in found.unchecked],
     }
-    if found.checked or found.faults:
+    if checked or found.faults:
         emit(record, json=json, text="\n".join([*lines, *found.faults]))
     if found.faults:
         raise InputError(str(path), said(f"{len(found.faults)} damaged files"), "intact ones", "see above")
-    if not found.checked:
+    if not checked:
         raise InputError("path", str(path), "a folder with features or results of critmass in it")
