@@ -81,6 +81,8 @@ def settings_of(tokens: Sequence[str]) -> dict[str, Any]:
             raise InputError("--set", token, "name=value, each name once", "such as --set epochs=20 lr=0.05")
         try:
             found[name] = jsonlib.loads(_PYTHON.get(text, text), parse_constant=_no_number)
+        except InputError:
+            raise
         except (ValueError, RecursionError):
             found[name] = text
     return found
