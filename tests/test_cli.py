@@ -23,6 +23,7 @@ from critmass import cli
 from critmass.features import Features
 from critmass.inequalities import inequality
 from critmass.measuring import measure
+from critmass.results import load_curves
 from critmass.scores import make_score
 from critmass.sources.base import Layer
 
@@ -178,6 +179,33 @@ def test_every_setting_reaches_the_measurement(run: Any, npz: Path, tmp_path: Pa
     assert tree(tmp_path / "results") == tree(tmp_path / "expected")
 
 
+def test_settings_may_be_said_as_in_python_or_in_json(run: Any, npz: Path) -> None:
+    for text in ("False", "false", "True", "true"):
+        asked = ["measure", npz, "--sizes", 3, "--set", f"standardise={text}", "--out", text]
+        assert run(*asked)[0] == 0
+        assert load_curves(Path(text))[0].spec["settings"]["standardise"] is (text.lower() == "true")
+    code, out, err = run("measure", npz, "--set", "regularisation=NaN")
+    assert (code, out) == (2, "")
+    assert "found 'NaN'; allowed: a finite number" in err
+
+
+def test_names_are_printed_as_they_are_and_obeyed_by_no_terminal(run: Any, tmp_path: Path) -> None:
+    names = np.array(["[/x]", "[red]b[/red]", "\x1b[31mc"])
+    arrays = data()
+    for key in ("y_train", "y_test"):
+        arrays[key] = names[arrays[key] % 3]
+    path = tmp_path / "run[seed=1].npz"
+    np.savez(path, **arrays)
+    code, out, err = run("measure", path.name, "--sizes", 3, "--out", "results")
+    assert (code, err.count("Traceback")) == (0, 0)
+    assert "run[seed=1]" in out
+    code, out, _ = run("inequality", "results", "--sizes", 3)
+    assert code == 0
+    assert "\x1b" not in out
+    assert any(name in out for name in ("[/x]", "[red]b[/red]", "\\x1b[31mc"))
+    assert run("report", "results")[0] == 0
+
+
 def test_settings_of_a_score_reach_it(run: Any, npz: Path, tmp_path: Path) -> None:
     options = (
         "--score sgd --sizes 2 --repeats 2 --set epochs=3 learning_rate=0.05 schedule=cosine --out results"
@@ -271,17 +299,21 @@ def test_verify_and_report(run: Any, npz: Path, tmp_path: Path) -> None:
     run("measure", "store", "--out", "results")
     run("measure", "store", "--out", "results", "--score", "cka")
     assert run("verify", "store") == (0, "store: 4 shards intact\n", "")
-    assert run("verify", "results") == (0, "results: 2 cells intact\n", "")
+    assert run("verify", "results") == (0, "results: 2 cells, 1 table intact\n", "")
+    assert run("verify", ".")[1] == (
+        ".: 4 shards, 2 cells, 1 table intact\n.: 1 files without a checksum not checked\n"
+    )
     code, out, _ = run("verify", "store", "--json")
-    assert (code, json.loads(out)) == (0, {"path": "store", "shards": 4, "intact": True})
+    nothing = {"faults": [], "unchecked": []}
+    assert (code, json.loads(out)) == (0, {"path": "store", "shards": 4, "intact": True, **nothing})
     untouched = tree(tmp_path)
     for folder, name in (("store", "train-00001.safetensors"), ("results", None)):
         victim = next(p for p in sorted((tmp_path / folder).rglob("*.safetensors")) if name in (p.name, None))
         flip(victim, -1)
         code, out, err = run("verify", folder)
-        assert (code, out) == (2, "")
-        assert err.startswith("critmass: ")
-        assert victim.name in err
+        assert code == 2
+        assert victim.name in out.splitlines()[-1]
+        assert "1 damaged file" in err
         flip(victim, -1)
     assert tree(tmp_path) == untouched
 
@@ -747,10 +779,9 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "list: models of something": (OK, ["list", "models", "lite0:"], ["model", "'lite0:'"]),
     "list: layers of an unknown": (OK, ["list", "layers", "lite:"], ["'lite'", "did you mean 'lite"]),
     "verify: missing": (OK, ["verify", "store"], ["'store'", "exists"]),
-    "verify: a file": (OK, ["verify", "features.npz"], ["'features.npz'", "a features store"]),
-    "verify: some folder": (OK, ["verify", "."], ["'.'", "a features store"]),
-    "verify: no cells": (empty_results, ["verify", "results"], ["results", "no cells"]),
-    "verify: newer": (newer_store, ["verify", "store"], ["version 2", "upgrade critmass"]),
+    "verify: a file": (OK, ["verify", "features.npz"], ["'features.npz'", "a folder"]),
+    "verify: some folder": (OK, ["verify", "."], ["'.'", "features or results of critmass"]),
+    "verify: no cells": (empty_results, ["verify", "results"], ["'results'", "features or results"]),
     "inequality: no results": (OK, ["inequality", "results"], ["results"]),
     "inequality: only CKA": (
         only_cka,

@@ -485,6 +485,32 @@ def test_a_function_is_a_model(tmp_path: Path) -> None:
     assert not (tmp_path / "g").exists()
 
 
+def test_features_of_one_function_are_not_taken_for_anothers(tmp_path: Path) -> None:
+    def times(factor: float) -> Any:
+        return lambda images: (
+            factor * np.stack([np.asarray(image, np.float32).mean((0, 1)) for image in images])
+        )
+
+    dots = Dots(SIZES)
+    one = extract(times(1.0), dots, out=tmp_path / "f").splits["test"].x[:]
+    np.testing.assert_array_equal(extract(times(1.0), dots, out=tmp_path / "f").splits["test"].x[:], one)
+    with pytest.raises(StoreError, match="another extraction: model.code"):
+        extract(times(2.0), dots, out=tmp_path / "f")
+
+    lock = threading.Lock()
+    unknown = [lambda images, lock=lock: times(1.0)(images), lambda images, lock=lock: times(2.0)(images)]
+    extract(unknown[0], dots, out=tmp_path / "g")
+    with pytest.raises(StoreError, match=r"model.code 'not known, as of .*lock: name a version="):
+        extract(unknown[0], dots, out=tmp_path / "g")
+    extract(unknown[0], dots, out=tmp_path / "h", version="1")
+    reused = extract(unknown[0], dots, out=tmp_path / "h", version="1")
+    np.testing.assert_array_equal(reused.splits["test"].x[:], one)
+    with pytest.raises(StoreError, match="model.code 'version 1', asked for 'version 2'"):
+        extract(unknown[1], dots, out=tmp_path / "h", version="2")
+    with pytest.raises(InputError, match="version: found '1'; allowed: none with a network that is loaded"):
+        extract(Projector(), dots, out=tmp_path / "i", version="1")
+
+
 def test_a_module_is_a_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = torch.nn.Sequential(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+import unicodedata
+import urllib.parse
 from pathlib import Path
 
 import pytest
 from helpers_data import ROOT, tree
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from critmass.errors import (
     CritmassError,
@@ -24,7 +30,15 @@ from critmass.errors import (
     said,
     unknown,
 )
-from critmass.files import check_writable, create_atomic, file_name, locked, sha256, write_atomic
+from critmass.files import (
+    LONGEST_NAME,
+    check_writable,
+    create_atomic,
+    file_name,
+    locked,
+    sha256,
+    write_atomic,
+)
 
 
 def test_writes_and_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -34,17 +48,21 @@ def test_writes_and_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"a": None, "a/b": None, "a/b/file.bin": b"second, longer"}
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_is_there_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file.bin"
     write_atomic(path, b"old")
+    seen, replace = [], os.replace
 
-    def create(beside: Path) -> None:
-        assert beside.parent == path.parent, "a rename is atomic within one folder only"
-        beside.write_bytes(b"half")
-        assert path.read_bytes() == b"old"
-        beside.write_bytes(b"half and half")
+    def watched(beside: Path, to: Path) -> None:
+        assert Path(beside).parent == path.parent, "a rename is atomic within one folder only"
+        seen.append((path.read_bytes(), Path(beside).read_bytes()))
+        replace(beside, to)
 
-    create_atomic(path, create)
+    monkeypatch.setattr(os, "replace", watched)
+    create_atomic(path, lambda stream: (stream.write(b"half"), stream.write(b" and half")))
+    assert seen == [(b"old", b"half and half")]
     assert tree(tmp_path) == {"file.bin": b"half and half"}
 
 
@@ -67,8 +85,8 @@ def test_an_exception_while_writing_changes_nothing(
         path.write_bytes(before)
     untouched = tree(tmp_path)
 
-    def create(beside: Path) -> None:
-        beside.write_bytes(b"half")
+    def create(stream: io.BytesIO) -> None:
+        stream.write(b"half")
         raise error
 
     with pytest.raises(type(error)):
@@ -76,24 +94,100 @@ def test_an_exception_while_writing_changes_nothing(
     assert tree(tmp_path) == untouched
 
 
-def test_a_full_disk_is_one_clear_error_and_changes_nothing(tmp_path: Path) -> None:
+STEPS = {
+    "make a folder": (Path, "mkdir"),
+    "make a file": (os, "open"),
+    "flush": (os, "fsync"),
+    "rename": (os, "replace"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_fails_is_one_clear_error_and_changes_nothing(
+    tmp_path, monkeypatch, step, number
+) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
+    new = tmp_path / "folder" / "file.bin"
+    home, name = STEPS[step]
 
-    def create(beside: Path) -> None:
-        beside.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    with pytest.raises(InputError, match="No space left on device; choose another folder") as caught:
-        create_atomic(path, create)
-    assert str(path) in str(caught.value)
+    monkeypatch.setattr(home, name, failing)
+    target = new if step == "make a folder" else path
+    with pytest.raises(InputError, match=f"{os.strerror(number)}; choose another folder") as caught:
+        write_atomic(target, b"new")
+    monkeypatch.undo()
+    assert str(target if step != "make a folder" else new.parent) in str(caught.value)
     assert tree(tmp_path) == {"file.bin": b"old"}
 
 
-def test_a_left_over_part_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "file.bin.part").write_bytes(b"from a killed run, longer than the new content")
-    write_atomic(tmp_path / "file.bin", b"new")
+def test_a_disk_that_is_full_is_named_though_nothing_can_be_removed_either(tmp_path, monkeypatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_atomic(tmp_path / "file.bin", b"new")
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    import fcntl
+
+    path = tmp_path / "file.bin"
+    for slot in range(3):
+        (tmp_path / f"file.bin.{slot}.part").write_bytes(b"from a killed run, longer than the new content")
+    write_atomic(path, b"new")
     assert tree(tmp_path) == {"file.bin": b"new"}
+    with (tmp_path / "file.bin.0.part").open("wb") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        write_atomic(path, b"newer")
+        assert tree(tmp_path) == {"file.bin": b"newer", "file.bin.0.part": b""}
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_planted_where_a_file_is_made_is_not_followed(tmp_path: Path, link) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for slot in range(3):
+        link(folder / f"file.bin.{slot}.part", outside)
+    write_atomic(folder / "file.bin", b"new")
+    assert outside.read_bytes() == b"precious"
+    assert (folder / "file.bin").read_bytes() == b"new"
+    assert not (folder / "file.bin").is_symlink()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from critmass.files import write_atomic
+path, mine = Path(sys.argv[1]), sys.argv[2].encode() * 50_000
+for _ in range(40):
+    write_atomic(path, mine)
+    found = path.read_bytes()
+    assert len(found) == 50_000 and len(set(found)) == 1, "torn"
+"""
+
+
+def test_many_writers_of_one_file_tear_nothing_and_fail_never(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.bin"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), letter], stderr=subprocess.PIPE)
+        for letter in "abcd"
+    ]
+    for writer in writers:
+        _, errors = writer.communicate()
+        assert (writer.returncode, errors) == (0, b"")
+    assert len(set(path.read_bytes())) == 1
+    assert [found.name for found in path.parent.iterdir()] == ["file.bin"]
 
 
 def test_a_path_below_a_file_or_that_is_a_folder_is_an_input_error(tmp_path: Path) -> None:
@@ -260,11 +354,34 @@ def test_a_lock_where_nothing_can_be_written_is_an_input_error(tmp_path: Path) -
         pass
 
 
-@pytest.mark.parametrize("text", ["/conv1/Conv:0", "a\\b", 'a<b>"c"|d?*', "100%2F", "tab\t"])
-def test_a_file_name_is_one_name_on_every_system(text: str) -> None:
-    import urllib.parse
-
+@given(st.text(st.characters(), max_size=40))
+@example("..")
+@example("")
+@example("/conv1/Conv_output:0")
+@example("CON.txt")
+@example("\ud800")
+@example("e\u0301")
+@example("\u1100\u1161")
+def test_any_text_has_a_file_name_of_its_own(text: str) -> None:
     name = file_name(text)
-    assert not set(name) & set('<>:"/\\|?*\t')
-    assert urllib.parse.unquote(name) == text
+    assert name not in ("", ".", "..")
+    assert not set(name) & {*'<>:"/\\|?*', *map(chr, range(32))}
+    assert not name.endswith((".", " "))
+    assert unicodedata.is_normalized("NFC", name)
+    assert not re.fullmatch(r"(con|nul|aux|prn|com\d|lpt\d)(\..*)?", name.lower())
+    assert Path("/folder", name).name == name
+    assert len(name.encode()) <= LONGEST_NAME
+    if "~" not in name:
+        assert ("" if name == "%" else urllib.parse.unquote(name, errors="surrogatepass")) == text
+
+
+@given(st.lists(st.text(st.characters(), max_size=200), unique=True, max_size=20))
+def test_different_texts_have_different_file_names(texts: list[str]) -> None:
+    assert len({file_name(text) for text in texts}) == len(texts)
+
+
+def test_a_long_name_is_cut_and_still_its_own() -> None:
+    names = {file_name("x" * n) for n in range(140, 400)}
+    assert len(names) == 260
+    assert max(len(name) for name in names) == LONGEST_NAME
     assert file_name("features.18.1") == "features.18.1"

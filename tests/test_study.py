@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 from helpers_data import ROOT, tree
 from helpers_processes import finished, run_study, start, with_words
+from helpers_study import tiny, written
 
 from critmass import study as studies
 from critmass.atlas import FIGURES, TABLES, figure_table, write_figure
@@ -25,7 +26,8 @@ from critmass.measuring import measure
 from critmass.pairwise import similarity
 
 KILLS = 20
-TEXTS = ("cheap flight to a far place", "soup with bread and salt", "the match ended in a draw")
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+"""Nine lines that unfold to 9^8 values."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,37 +39,7 @@ def words() -> Iterator[None]:
 
 @pytest.fixture
 def content(tmp_path: Path) -> dict[str, Any]:
-    """Two tables of texts, and a model that needs no download and no framework."""
-    rng = np.random.default_rng(0)
-    for name in ("small", "large"):
-        for split, n in (("train", 90), ("test", 60)):
-            words = [" ".join(rng.permutation(TEXTS[i % 3].split())[:4]) for i in range(n)]
-            noise = rng.integers(0, 50, size=n)
-            frame = pl.DataFrame(
-                {
-                    "text": [f"{w} {k}" for w, k in zip(words, noise, strict=True)],
-                    "label": [f"topic {i % 3}" for i in range(n)],
-                }
-            )
-            frame.write_csv(tmp_path / f"{name}_{split}.csv")
-    return {
-        "name": "tiny",
-        "data": str(tmp_path),
-        "results": str(tmp_path / "results"),
-        "models": {"words": {"model": "words:", "labels": {"architecture": "embeddings", "width": "32"}}},
-        "datasets": {name: {"dataset": f"csv:{{data}}/{name}_*.csv"} for name in ("small", "large")},
-        "features": [{"models": ["words"], "datasets": ["small", "large"]}],
-        "measure": [
-            {"scores": ["ridge", "cka"], "parts": ["random", "first"], "sizes": [0.1, 0.5], "repeats": 2},
-            {"scores": ["centroid"], "sizes": [8], "datasets": ["small"]},
-        ],
-        "pairs": [{"sizes": [0.1, 0.5], "pairs": 3}, {"sizes": [0.1], "pairs": 3, "disjoint": True}],
-    }
-
-
-def written(content: dict[str, Any], folder: Path) -> Path:
-    (folder / "study.yaml").write_text(yaml.safe_dump(content))
-    return folder / "study.yaml"
+    return tiny(tmp_path)
 
 
 @pytest.fixture
@@ -166,6 +138,25 @@ def test_files_that_are_no_studies(tmp_path: Path) -> None:
             studies.load_study(tmp_path / "bad.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {a: {model: x}}\nmodels: {b: {model: y}}", "the key 'models' a second time"),
+        ("models:\n  a: {model: x}\n  a: {model: y}", "the key 'a' a second time"),
+        ("measure: [{scores: [ridge], regularisation: .nan}]", "found nan; allowed: finite numbers"),
+        ("sizes: [.inf]", "found inf; allowed: finite numbers"),
+        (BOMB, "values"),
+        ("a: &a [*a]", "values"),
+        ("? [a, b]\n: c", "a key that is no text"),
+        ("[" * 5000, "YAML"),
+    ],
+)
+def test_what_yaml_would_lose_or_unfold_without_end_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        studies.load_study(tmp_path / "bad.yaml")
+
+
 def test_a_run_gives_what_each_measurement_alone_gives(study: studies.Study, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     states = studies.run(study, progress=lambda *step: told.append(step))
@@ -232,6 +223,97 @@ def test_a_second_run_computes_nothing(
     monkeypatch.setattr(studies, "measure", None)
     studies.run(study)
     assert tree(tmp_path / "results") == before
+
+
+def test_other_data_is_not_answered_from_the_old(content: dict[str, Any], tmp_path: Path) -> None:
+    """Whether another folder is given or a file is edited: refused, cell by cell, and nothing is lost."""
+    study = studies.load_study(written(content, tmp_path))
+    studies.run(study)
+    before = results_of(tmp_path / "results")
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path, other, ignore=lambda *_: {"results", "other"})
+    csv = other / "small_test.csv"
+    csv.write_text(csv.read_text().replace("soup", "match"))
+    states = {cell.label: state for cell, state in studies.run(study, data=str(other))}
+    for label, state in states.items():
+        if "/small/" in label:
+            assert state.state == "failed"
+            assert "another extraction: dataset" in state.reason
+        else:
+            assert state.state == "done"
+    assert {k: v for k, v in results_of(tmp_path / "results").items() if "parquet" not in k} == {
+        k: v for k, v in before.items() if "parquet" not in k
+    }
+    assert {state.state for _, state in studies.run(study)} == {"done"}
+    assert results_of(tmp_path / "results") == before
+
+    mine = tmp_path / "small_test.csv"
+    mine.write_text(csv.read_text())
+    assert {state.state for cell, state in studies.run(study) if cell.job.dataset == "small"} == {"failed"}
+    shutil.rmtree(next((tmp_path / "results" / "features").glob("words-small-*")))
+    assert {state.state for _, state in studies.run(study)} == {"done"}
+    alone = studies.load_study(written({**content, "results": str(tmp_path / "alone")}, tmp_path))
+    studies.run(alone)
+    table = pl.read_parquet(tmp_path / "results" / "results.parquet")
+    assert table.equals(pl.read_parquet(tmp_path / "alone" / "results.parquet"))
+
+
+def test_files_that_were_only_touched_are_the_same_files(study: studies.Study, tmp_path: Path) -> None:
+    studies.run(study)
+    before = results_of(tmp_path / "results")
+    (tmp_path / "small_test.csv").touch()
+    assert {state.state for _, state in studies.run(study)} == {"done"}
+    assert results_of(tmp_path / "results") == before
+
+
+def test_one_question_in_two_words_has_one_answer(content: dict[str, Any], tmp_path: Path) -> None:
+    content["measure"] = [{"scores": "ridge", "sizes": sizes} for sizes in ([0.5], [16], [16, 0.5])]
+    content["pairs"] = []
+    study = studies.load_study(written(content, tmp_path))
+    assert {state.state for _, state in studies.run(study)} == {"done"}
+    assert len(list((tmp_path / "results" / "cells").iterdir())) == 2
+    table = pl.read_parquet(tmp_path / "results" / "results.parquet")
+    assert not table.is_duplicated().any()
+
+
+@pytest.mark.parametrize("damaged", ["cells", "states"])
+def test_one_damaged_file_fails_one_cell_and_the_next_run_mends_it(
+    study: studies.Study, tmp_path: Path, damaged: str
+) -> None:
+    studies.run(study)
+    before = results_of(tmp_path / "results")
+    for file in sorted((tmp_path / "results" / damaged).iterdir())[::4]:
+        if file.name.endswith(".features.json"):
+            continue
+        content = file.read_bytes()
+        file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+        if damaged == "cells":
+            studies.write_tables(study, tmp_path / "results")
+        states = [state for _, state in studies.status(study) if state.state != "done"]
+        assert [state.state for state in states] == ["failed"]
+        assert file.name in states[0].reason
+        assert {state.state for _, state in studies.run(study)} == {"done"}
+        assert results_of(tmp_path / "results") == before
+
+
+def test_names_in_a_study_write_nothing_outside_its_results(content: dict[str, Any], tmp_path: Path) -> None:
+    names = ["../../../ESC", "/absolute/ESC", "a/b", "..", "a:b*c", "x" * 300]
+    content["models"] = {"../../../model": {"model": "words:"}}
+    content["datasets"] = {
+        name: {"dataset": "csv:{data}/small_*.csv", "limit": 40 + number} for number, name in enumerate(names)
+    }
+    content["features"] = [{"models": "../../../model", "datasets": names}]
+    content["measure"] = [{"scores": "centroid", "sizes": [8]}]
+    content["pairs"] = []
+    folder = tmp_path / "deep" / "deeper" / "study"
+    folder.mkdir(parents=True)
+    content["results"] = "results"
+    untouched = tree(tmp_path)
+    study = studies.load_study(written(content, folder))
+    assert {state.state for _, state in studies.run(study)} == {"done"}
+    new = [path for path in tree(tmp_path) if path not in untouched]
+    assert all(path.startswith("deep/deeper/study/") for path in new)
+    assert len(list((folder / "results" / "features").iterdir())) == len(names)
 
 
 def test_a_cell_that_fails_stops_no_other(content: dict[str, Any], tmp_path: Path) -> None:

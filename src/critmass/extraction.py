@@ -83,6 +83,7 @@ def extract(
     columns: Mapping[str, str] | None = None,
     root: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    version: str | None = None,
     views: int = 0,
     seed: int = 0,
     batch_size: int | None = None,
@@ -129,6 +130,11 @@ def extract(
     name : str, optional
         Name of the features; by default the model's and the dataset's. Of several layers, each but the
         penultimate adds its own. A store that is reused takes it, too.
+    version : str, optional
+        For a module or function: what tells it from every other of its name. By default all that it
+        computes with: code, constants, closures, attributes, weights. Where something cannot be known (a
+        module of your own that is used by name, an object without attributes), its features are never
+        reused without a version.
     views : int
         Augmented copies of the training images to extract beside the evaluation view (the paper's
         augmentations, seeded for each image).
@@ -178,7 +184,9 @@ def extract(
             raise InputError(
                 f"tests {test!r}", other.name, f"a dataset of {opened.kind}s, as {opened.name} is"
             )
-    network = _network(model, image_size, transform, opened, request.progress).place(device, precision)
+    network = _network(model, image_size, transform, version, opened, request.progress).place(
+        device, precision
+    )
     named = [layer] if isinstance(layer, str) else list(layer)
     layers = _resolved(network, named)
     single = isinstance(layer, str) and layers == [layer]
@@ -237,15 +245,18 @@ def _network(
     model: Any,
     image_size: int | None,
     transform: ImageTransform | None,
+    version: str | None,
     dataset: Dataset,
     progress: Progress,
 ) -> Network:
     if isinstance(model, str):
         if transform is not None:
             raise InputError("transform", said("given"), "none with a model by name, which has its own")
+        if version is not None:
+            raise InputError("version", version, "none with a model by name, which has its own")
         network = open_model(model, image_size=image_size, progress=progress)
     else:
-        network = wrap(model, transform, image_size)
+        network = wrap(model, transform, image_size, version)
     if network.kind not in (None, dataset.kind):
         raise InputError(
             "dataset", dataset.name, f"a dataset of {network.kind}s, which {network.name} takes in"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from critmass import validation
 from critmass.errors import InputError, said, unknown
+from critmass.parquet import read_parquet
 from critmass.tensors import map_tensors
 
 SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
@@ -57,7 +58,7 @@ def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
         return _by_key(path, map_tensors(path))
     if path.suffix == ".npy":
         return _pair(path)
-    return _parquet(path, _parsed(path, pl.read_parquet), columns)
+    return _parquet(path, read_parquet(path), columns)
 
 
 def load_npy(path: Path, name: str) -> NDArray[Any]:

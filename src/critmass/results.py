@@ -7,27 +7,29 @@ The layout is written down in docs/format.md.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from safetensors.numpy import save as safetensors_bytes
 
+from critmass import parquet
 from critmass.curve import Curve
 from critmass.errors import StoreError, said
-from critmass.files import create_atomic, write_atomic
+from critmass.files import locked
 from critmass.parts import stored
 from critmass.scores.base import Measurement
-from critmass.specs import canonical_json, content_id
-from critmass.tensors import map_tensors, safetensors_label
+from critmass.specs import content_id
+from critmass.tensors import DamagedError, load_sealed, safetensors_label, save_sealed
 
 VERSION = 1
+CELL, PAIRS_CELL = "critmass-cell", "critmass-pairs"
 CELLS = "cells"
 TABLE = "results.parquet"
+LOCK = "tables.lock"
+"""Held by whoever writes tables, so that the last one written is over all cells."""
 CHOSEN = "chosen."
 _ARRAYS = (
     "scores",
@@ -56,9 +58,8 @@ def save_cell(folder: Path, curve: Curve) -> Path:
             if (value := getattr(measurement, key)) is not None:
                 arrays[f"{index}.{key}"] = np.asarray(value)
         arrays |= {f"{index}.{CHOSEN}{key}": values for key, values in measurement.chosen.items()}
-    arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     header = {
-        "format": "critmass-cell",
+        "format": CELL,
         "version": VERSION,
         "spec": dict(curve.spec),
         "provenance": dict(curve.provenance),
@@ -74,10 +75,34 @@ def save_cell(folder: Path, curve: Curve) -> Path:
             for name, measurement in splits.items()
         ],
     }
-    header["sha256"] = _digest(header, arrays)
     path = cell_path(folder, curve.spec)
-    write_atomic(path, safetensors_bytes(arrays, metadata={"critmass": canonical_json(header)}))
+    save_sealed(path, header, arrays)
     return path
+
+
+def save_pairs(folder: Path, asked: Sequence[Any], frame: pl.DataFrame) -> Path:
+    """Write a table of pairs of parts as the cell that answers `asked`, whole or not at all."""
+    path = folder / CELLS / f"{content_id(list(asked))}.safetensors"
+    header = {"format": PAIRS_CELL, "version": VERSION, "asked": list(asked), "columns": frame.columns}
+    save_sealed(path, header, {name: frame[name].to_numpy() for name in frame.columns})
+    return path
+
+
+def load_pairs(path: Path) -> pl.DataFrame:
+    """Return the table of a cell of pairs, its checksum verified.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged, the answer to something else, or of a newer version.
+    """
+    header, arrays = _opened(path, PAIRS_CELL, "asked")
+    return pl.DataFrame({name: np.array(arrays[name]) for name in header["columns"]})
+
+
+def is_cell_of_pairs(path: Path) -> bool:
+    """Return whether a cell holds pairs of parts."""
+    return safetensors_label(path).get("format") == PAIRS_CELL
 
 
 def load_cell(path: Path) -> Curve:
@@ -86,23 +111,34 @@ def load_cell(path: Path) -> Curve:
     Raises
     ------
     StoreError
-        If the file is damaged, or of a newer version.
+        If the file is damaged, the answer to something else, or of a newer version.
     """
-    header, arrays = safetensors_label(path), map_tensors(path)
-    if header.get("format") != "critmass-cell":
-        raise _damaged(path, "no cell")
-    version = header.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise StoreError(
-            str(path),
-            said(f"cell version {version}"),
-            f"version {VERSION} or lower",
-            "upgrade critmass",
-        )
-    if _digest({key: value for key, value in header.items() if key != "sha256"}, arrays) != header.get(
-        "sha256"
-    ):
-        raise _damaged(path, "a checksum that does not match")
+    header, arrays = _opened(path, CELL, "spec")
+    try:
+        return _curve(header, arrays)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise _damaged(path, f"no whole cell ({type(error).__name__}: {error})") from None
+
+
+def _opened(path: Path, kind: str, asked: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return header and arrays of a cell of this kind, whose name is the id of header[asked]."""
+    try:
+        label = safetensors_label(path)
+        if label.get("format") != kind:
+            raise _damaged(path, f"format {label.get('format')!r}, not {kind!r}")
+        version = label.get("version")
+        if not isinstance(version, int) or version > VERSION:
+            allowed, advice = f"version {VERSION} or lower", "upgrade critmass"
+            raise StoreError(str(path), said(f"cell version {version}"), allowed, advice)
+        header, arrays = load_sealed(path)
+    except DamagedError as error:
+        raise _damaged(path, str(error.found)) from None
+    if content_id(header.get(asked)) != path.stem:
+        raise _damaged(path, "the answer to another question than its name says")
+    return header, arrays
+
+
+def _curve(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Curve:
     measurements = {}
     for index, split in enumerate(header["splits"]):
         found = {key: arrays.get(f"{index}.{key}") for key in _ARRAYS}
@@ -132,9 +168,14 @@ def load_cell(path: Path) -> Curve:
     )
 
 
+def cells_in(folder: Path) -> list[Path]:
+    """Return the files of all cells in `folder`, by name."""
+    return sorted((folder / CELLS).glob("*.safetensors"))
+
+
 def load_curves(folder: Path) -> list[Curve]:
     """Return the curves of all cells in `folder`, in a fixed order: by features, score, parts, cell."""
-    paths = sorted((folder / CELLS).glob("*.safetensors"))
+    paths = [path for path in cells_in(folder) if not is_cell_of_pairs(path)]
     if not paths:
         raise StoreError(
             str(folder), said(f"no {CELLS}/*.safetensors"), "a results folder", "make one with measure --out"
@@ -152,32 +193,16 @@ def table(curves: list[Curve]) -> pl.DataFrame:
 
 def write_table(folder: Path) -> Path:
     """Write the tidy table over all cells of `folder` as results.parquet."""
-    frame = table(load_curves(folder))
-    create_atomic(folder / TABLE, frame.write_parquet)
+    with locked(folder / LOCK, wait=True):
+        parquet.write_table(folder / TABLE, table(load_curves(folder)))
     return folder / TABLE
 
 
-def verify_results(folder: Path) -> int:
-    """Check every cell, and that results.parquet is the table over them; return the number of cells."""
-    curves = load_curves(folder)
-    path = folder / TABLE
-    if path.exists():
-        try:
-            same = pl.read_parquet(path).equals(table(curves))
-        except (OSError, pl.exceptions.PolarsError):
-            same = False
-        if not same:
-            advice = "delete it: the next measurement writes it again"
-            raise StoreError(str(path), said("not the table over the cells"), "that table", advice)
-    return len(curves)
-
-
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256(canonical_json(header).encode())
-    for key in sorted(arrays):
-        digest.update(f"{key} {arrays[key].dtype.str} {arrays[key].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[key]).tobytes())
-    return digest.hexdigest()
+def check_table(folder: Path, frame: pl.DataFrame, curves: list[Curve]) -> None:
+    """Raise StoreError unless `frame`, which results.parquet holds, is the table over these curves."""
+    if not frame.equals(table(curves)):
+        advice = "delete it: the next measurement writes it again"
+        raise StoreError(str(folder / TABLE), said("not the table over the cells"), "that table", advice)
 
 
 def _damaged(path: Path, found: str) -> StoreError:

@@ -41,6 +41,7 @@ class Shard(Record):
     rows: int = Field(ge=1)
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    columns: dict[str, str] | None = None  # of labels, groups and weights: a checksum each
 
 
 def rows_of_a_shard(n_neurons: int, dtype: str) -> int:

@@ -7,7 +7,6 @@ matrices and label codes, not what they mean: that is features.py.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +17,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from safetensors.numpy import save as safetensors_bytes
 
 from critmass.arrays import BLOCK_ROWS, Indices, Matrix
 from critmass.errors import StoreError, said
-from critmass.files import PART, check_writable, sha256, write_atomic
-from critmass.shards import SHARD_NAME, Record, Shard, ShardedMatrix
-from critmass.specs import canonical_json
-from critmass.tensors import map_tensors, read_tensors, safetensors_label
+from critmass.files import PART, check_writable, sha256
+from critmass.records import is_sound, read_json, write_record
+from critmass.shards import SHARD_NAME, Record, Shard, ShardedMatrix, check_shard
+from critmass.tensors import load_sealed, read_tensors, safetensors_label, save_sealed, tensor_digest
 
 FORMAT: Literal["critmass-features"] = "critmass-features"
 VERSION = 1
 MANIFEST = "manifest.json"
+COLUMNS = ("y", "group", "weight")
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SHARD_NAME = re.compile(SHARD_NAME)
 
@@ -84,7 +83,7 @@ class OpenStore:
     def columns(self, split: str) -> dict[str, NDArray[Any]]:
         """Labels or targets ("y"), groups ("group") and weights ("weight") of `split`, where it has them."""
         shards = self.manifest.splits[split].shards
-        found = [read_tensors(self.folder / shard.file, ("y", "group", "weight")) for shard in shards]
+        found = [self._columns_of(shard) for shard in shards]
         keys = {key for tensors in found for key in tensors} | {"y"}
         if self.manifest.task is None:
             keys.discard("y")
@@ -92,7 +91,26 @@ class OpenStore:
             for shard, tensors in zip(shards, found, strict=True):
                 if key not in tensors or tensors[key].shape != (shard.rows,):
                     raise _damaged(self.folder / shard.file, f"no {key} for {shard.rows} rows")
-        return {key: np.concatenate([tensors[key] for tensors in found]) for key in keys}
+        columns = {key: np.concatenate([tensors[key] for tensors in found]) for key in keys}
+        for key, names in (("y", self.manifest.classes), ("group", self.manifest.groups)):
+            codes = columns.get(key)
+            if codes is None or names is None:
+                continue
+            if codes.dtype != np.int64 or codes.min() < 0 or codes.max() >= len(names):
+                found_codes = f"codes of {key} from {codes.min()} to {codes.max()} for {len(names)} names"
+                raise _damaged(self.folder / MANIFEST, f"{found_codes} in {split!r}")
+        return columns
+
+    def _columns_of(self, shard: Shard) -> dict[str, NDArray[Any]]:
+        """Return a shard's labels, groups and weights, their checksums verified."""
+        path = self.folder / shard.file
+        if shard.columns is None:  # a store of the first days, whose manifest has but one checksum a shard
+            check_shard(self.folder, shard)
+            return read_tensors(path, COLUMNS)
+        tensors = read_tensors(path, COLUMNS)
+        if {key: tensor_digest(key, tensor) for key, tensor in tensors.items()} != shard.columns:
+            raise _damaged(path, "labels, groups or weights that do not match their checksums")
+        return tensors
 
     def verify(self) -> int:
         """Check every byte against the manifest; return the number of shards checked."""
@@ -133,12 +151,9 @@ def open_store(folder: Path) -> OpenStore:
             "a finished store",
             "run the same extract again to finish it",
         )
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise _damaged(path, f"no valid JSON ({error})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _damaged(path, f"format {content.get('format') if isinstance(content, dict) else content!r}")
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise _damaged(path, f"format {content.get('format')!r}")
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise StoreError(
@@ -149,6 +164,8 @@ def open_store(folder: Path) -> OpenStore:
     except ValidationError as error:
         first = error.errors()[0]
         raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if not is_sound(content):
+        raise _damaged(path, "content that does not match its own checksum")
     if "train" not in manifest.splits:
         raise _damaged(path, "no train split")
     with os.scandir(folder) as entries:
@@ -166,15 +183,7 @@ def open_store(folder: Path) -> OpenStore:
                     f"{shard.bytes} bytes",
                     "restore it from a copy, or delete the folder and extract again",
                 )
-    if content.get("sha256") != _manifest_digest(content):
-        raise _damaged(path, "content that does not match its own checksum")
     return OpenStore(folder, manifest)
-
-
-def _manifest_digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the canonical JSON of a manifest without its "sha256"."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(canonical_json(rest).encode()).hexdigest()
 
 
 def holds(folder: Path, spec_id: str) -> bool:
@@ -208,7 +217,7 @@ class StoreWriter:
         foreign = [
             path.name
             for path in self.folder.iterdir()
-            if not _SHARD_NAME.fullmatch(path.name.removesuffix(PART)) and path.name != MANIFEST + PART
+            if not (_SHARD_NAME.fullmatch(path.name) or _is_beside(path.name))
         ]
         if others or foreign:
             found = f"files of something else ({(others + foreign)[0]})"
@@ -220,10 +229,10 @@ class StoreWriter:
             )
 
     def missing(self) -> Iterator[tuple[str, int, slice]]:
-        """Yield (split, shard number, rows) of every shard that is not on disk yet."""
+        """Yield (split, shard number, rows) of every shard that is not on disk yet, or damaged there."""
         for split, n_rows in self.sizes.items():
             for index, start in enumerate(range(0, n_rows, self.shard_rows)):
-                if not self._path(split, index).exists():
+                if not _is_sound(self._path(split, index)):
                     yield split, index, slice(start, min(start + self.shard_rows, n_rows))
 
     def write(
@@ -253,9 +262,7 @@ class StoreWriter:
         label: dict[str, Any] = {"spec": self.header.spec_id, "split": split, "index": index}
         if left_out:
             label["left_out"] = list(left_out)
-        write_atomic(
-            self._path(split, index), safetensors_bytes(tensors, metadata={"critmass": canonical_json(label)})
-        )
+        save_sealed(self._path(split, index), label, tensors)
 
     def finish(self, **provenance: Any) -> OpenStore:
         """Write the manifest, which makes the folder a store, and open it.
@@ -268,12 +275,14 @@ class StoreWriter:
             shards, content = [], hashlib.sha256()
             for index in range(-(-planned // self.shard_rows)):
                 path = self._path(split, index)
-                rows = map_tensors(path)["x"]
-                left_out += [{"split": split, **row} for row in safetensors_label(path).get("left_out", ())]
-                if len(rows):
-                    content.update(rows.data)
+                label, tensors = load_sealed(path)
+                left_out += [{"split": split, **row} for row in label.get("left_out", ())]
+                if rows := len(tensors["x"]):
+                    content.update(tensors["x"].data)
+                    columns = {key: tensor_digest(key, tensors[key]) for key in COLUMNS if key in tensors}
+                    size = path.stat().st_size
                     shards.append(
-                        Shard(file=path.name, rows=len(rows), bytes=path.stat().st_size, sha256=sha256(path))
+                        Shard(file=path.name, rows=rows, bytes=size, sha256=sha256(path), columns=columns)
                     )
             if not shards:
                 raise StoreError(f"rows of {split!r}", said("every row left out"), "a row at least")
@@ -289,9 +298,7 @@ class StoreWriter:
             "version": VERSION,
             "splits": {name: split.model_dump(mode="json") for name, split in splits.items()},
         }
-        manifest["sha256"] = _manifest_digest(manifest)
-        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-        write_atomic(self.folder / MANIFEST, text.encode() + b"\n")
+        write_record(self.folder / MANIFEST, manifest)
         return open_store(self.folder)
 
     def _foreign(self, path: Path) -> bool:
@@ -344,9 +351,24 @@ def remove_store(folder: Path) -> None:
 def rename_store(folder: Path, name: str) -> None:
     """Give a finished store another name; its rows, and what they were made from, stay as they are."""
     content = {**open_store(folder).manifest.model_dump(mode="json"), "name": name}
-    content["sha256"] = _manifest_digest(content)
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-    write_atomic(folder / MANIFEST, text.encode() + b"\n")
+    write_record(folder / MANIFEST, content)
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a file's name is that of a shard or manifest in the making."""
+    made = re.fullmatch(rf"(.+)\.\d+{re.escape(PART)}", name)
+    return made is not None and (made[1] == MANIFEST or _SHARD_NAME.fullmatch(made[1]) is not None)
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a shard is there, and is what was written."""
+    if not path.exists():
+        return False
+    try:
+        load_sealed(path)
+    except StoreError:
+        return False
+    return True
 
 
 def _shards_in(folder: Path) -> Sequence[Path]:

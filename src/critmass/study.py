@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from critmass import results
@@ -29,15 +28,20 @@ from critmass.curve import Curve
 from critmass.errors import CritmassError, InputError, StoreError, said, unknown
 from critmass.extraction import extract
 from critmass.features import Features
-from critmass.files import create_atomic, file_name, locked, write_atomic
+from critmass.files import file_name, locked, write_atomic
 from critmass.measuring import MEMORY_GIB, measure
 from critmass.pairwise import similarity
+from critmass.parquet import write_table
 from critmass.progress import Progress, silent
+from critmass.records import read_record, write_record
 from critmass.specs import content_id
-from critmass.store import MANIFEST
+from critmass.stamps import described_files
+from critmass.store import holds, open_store
+from critmass.yamls import read_yaml
 
 FEATURES, STATES, LOCKS = "features", "states", "locks"
 PAIRS = "pairs.parquet"
+CELL_FILE = re.compile(rf"{results.CELLS}/[0-9a-f]{{16}}\.safetensors")
 WAIT = 0.2  # seconds between looks at cells that another process holds
 
 
@@ -184,9 +188,14 @@ class Cell:
     asked: Mapping[str, Any]
 
     @property
+    def question(self) -> list[Any]:
+        """What is asked, whatever it is called in the study."""
+        return [self.job.id, self.layer, self.kind, dict(self.asked)]
+
+    @property
     def id(self) -> str:
-        """Content id of what is asked, whatever it is called in the study."""
-        return content_id([self.job.id, self.layer, self.kind, dict(self.asked)])
+        """Content id of the question."""
+        return content_id(self.question)
 
     @property
     def pairs(self) -> Literal["independent", "disjoint"]:
@@ -205,10 +214,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a cell: "done", "failed" with a reason, or "missing"."""
+    """What is known of a cell: "done", "failed" with a reason, or "missing".
+
+    Attributes
+    ----------
+    state : str
+    file : str
+        The cell, from the results folder; of one that is done.
+    features : str
+        What the features were made from that it was computed on.
+    reason : str
+    """
 
     state: Literal["done", "failed", "missing"]
     file: str = ""
+    features: str = ""
     reason: str = ""
 
 
@@ -223,10 +243,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     path = Path(path)
     if not path.is_file():
         raise InputError("study", str(path), "a YAML file that exists", "see studies/ for examples")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(str(path), said(" ".join(str(error).split())), "YAML") from None
+    content = read_yaml(path)
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
@@ -301,7 +318,7 @@ def run(
     folder, tell = out or study.folder, progress or silent
     cells = plan(study, only=only)
     worker = _Worker(study, folder, data or study.data, device, memory_gib, tell)
-    pending = [cell for cell in cells if state_of(folder, cell).state != "done"]
+    pending = [cell for cell in cells if not worker.is_done(cell)]
     while pending:
         tell("study", len(cells) - len(pending), len(cells))
         left: list[Cell] = []
@@ -326,36 +343,71 @@ def status(study: Study, *, out: Path | None = None, only: Sequence[str] = ()) -
 
 
 def state_of(folder: Path, cell: Cell) -> State:
-    """Return what is known of a cell; one whose file is gone is missing."""
-    path = folder / STATES / f"{cell.id}.json"
+    """Return what is known of a cell: missing where its file is gone, failed where its state is damaged."""
+    path = _state_path(folder, cell)
     try:
-        state = State(
-            **{key: value for key, value in json.loads(path.read_bytes()).items() if key != "seconds"}
-        )
+        record = read_record(path)
     except FileNotFoundError:
         return State("missing")
-    except (ValueError, TypeError) as error:
-        raise StoreError(str(path), said(str(error)), "a state of a cell", "delete the file") from None
-    return State("missing") if state.state == "done" and not (folder / state.file).exists() else state
+    except StoreError as error:
+        return State("failed", reason=str(error))
+    if record.get("cell") != cell.id or record.get("state") not in ("done", "failed"):
+        return State("failed", reason=f"{path}: not the state of this cell")
+    state = State(**{key: record.get(key, "") for key in ("state", "file", "features", "reason")})
+    if state.state == "done" and not (CELL_FILE.fullmatch(state.file) and (folder / state.file).exists()):
+        return State("missing")
+    return state
 
 
 def load(study: Study, *, out: Path | None = None) -> list[tuple[Cell, Curve | pl.DataFrame]]:
-    """Return every finished cell of a study with its curve, or with its pairs."""
+    """Return every finished cell of a study with its curve, or with its pairs.
+
+    Of questions that are the same in other words, such as sizes as fractions or numbers, the first.
+
+    Raises
+    ------
+    StoreError
+        For a cell that is damaged.
+    """
     folder = out or study.folder
-    found: list[tuple[Cell, Curve | pl.DataFrame]] = []
+    return [(cell, _loaded(folder / state.file, cell)) for cell, state in _finished(study, folder)]
+
+
+def _finished(study: Study, folder: Path) -> Iterator[tuple[Cell, State]]:
+    """Give the cells that are done, each answer once."""
+    seen = set()
     for cell in plan(study):
         state = state_of(folder, cell)
-        if state.state == "done":
-            path = folder / state.file
-            found.append((cell, results.load_cell(path) if cell.kind == "curve" else pl.read_parquet(path)))
-    return found
+        if state.state == "done" and (found := (cell.job.id, cell.layer, state.file)) not in seen:
+            seen.add(found)
+            yield cell, state
+
+
+def _loaded(path: Path, cell: Cell) -> Curve | pl.DataFrame:
+    return results.load_cell(path) if cell.kind == "curve" else results.load_pairs(path)
+
+
+def _note(folder: Path, cell: Cell, **record: Any) -> None:
+    write_record(_state_path(folder, cell), {"cell": cell.id, **record})
+
+
+def _state_path(folder: Path, cell: Cell) -> Path:
+    return folder / STATES / f"{cell.id}.json"
 
 
 def write_tables(study: Study, folder: Path) -> list[Path]:
-    """Write the tidy tables over all finished cells: results.parquet and, of pairs, pairs.parquet."""
+    """Write the tidy tables over all finished cells: results.parquet and, of pairs, pairs.parquet.
+
+    A cell that is damaged is left out, and is from now on one that failed.
+    """
     tables: dict[str, list[pl.DataFrame]] = {results.TABLE: [], PAIRS: []}
-    with locked(folder / LOCKS / "tables.lock", wait=True):
-        for cell, found in load(study, out=folder):
+    with locked(folder / results.LOCK, wait=True):
+        for cell, state in _finished(study, folder):
+            try:
+                found = _loaded(folder / state.file, cell)
+            except StoreError as error:
+                _note(folder, cell, state="failed", reason=str(error))
+                continue
             names: dict[str, Any] = {
                 "model": cell.job.model,
                 "dataset": cell.job.dataset,
@@ -373,14 +425,22 @@ def write_tables(study: Study, folder: Path) -> list[Path]:
         written = []
         for name, frames in tables.items():
             if frames:
-                create_atomic(folder / name, pl.concat(frames, how="diagonal").write_parquet)
+                write_table(folder / name, pl.concat(frames, how="diagonal"))
                 written.append(folder / name)
     return written
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """What one process does; `failed` remembers extractions that cannot be done, so that each fails once."""
+    """What one process does.
+
+    Attributes
+    ----------
+    failed : dict of str to Exception
+        Extractions that cannot be done, by job, so that each fails once.
+    stamps : dict of str to str
+        What the jobs' files are like now, by job.
+    """
 
     study: Study
     folder: Path
@@ -389,66 +449,115 @@ class _Worker:
     memory_gib: float
     tell: Progress
     failed: dict[str, Exception] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Return whether a cell is computed, and on features of the files that are there now."""
+        state, (stamp, made_from) = state_of(self.folder, cell), self._known(cell.job)
+        current = stamp == self._stamp(cell.job) and state.features == made_from.get(cell.layer)
+        return state.state == "done" and current
 
     def settle(self, cell: Cell) -> bool:
         """Compute a cell, or note why it cannot be; False where another process is at it."""
         with locked(self.folder / LOCKS / f"{cell.id}.lock") as mine:
             if not mine:
                 return False
-            if state_of(self.folder, cell).state == "done":
+            if self.is_done(cell):
                 return True
             started = time.monotonic()
             try:
                 features = self._features(cell)
                 if features is None:
                     return False
+                if self.is_done(cell):  # its files were touched, and are what they were
+                    return True
                 path = self._result(cell, features)
             except Exception as error:  # noqa: BLE001  whatever it is, the other cells go on
-                self._note(cell, {"state": "failed", "reason": self._reason(cell, error)})
+                _note(self.folder, cell, state="failed", reason=self._reason(cell, error))
             else:
-                seconds = round(time.monotonic() - started, 1)
-                file = path.relative_to(self.folder).as_posix()
-                self._note(cell, {"state": "done", "file": file, "seconds": seconds})
+                _, made_from = self._known(cell.job)
+                file, seconds = path.relative_to(self.folder).as_posix(), round(time.monotonic() - started, 1)
+                _note(
+                    self.folder,
+                    cell,
+                    state="done",
+                    file=file,
+                    features=made_from[cell.layer],
+                    seconds=seconds,
+                )
             return True
 
     def _features(self, cell: Cell) -> Features | None:
-        """Return the features of a cell, extracting them first; None where another process is at that."""
-        folder = self.folder / FEATURES / cell.job.folder
-        if cell.job.id in self.failed:
-            raise self.failed[cell.job.id]
-        if not all((folder / file_name(layer) / MANIFEST).exists() for layer in cell.job.layers):
-            with locked(self.folder / LOCKS / f"{cell.job.folder}.lock") as mine:
+        """Return the features of a cell, extracting them first; None where another process is at that.
+
+        Features that are there are used as long as the files they came from are untouched: same paths,
+        sizes and times. Else `extract` compares what they are made from, and refuses to mix.
+        """
+        job, folder = cell.job, self.folder / FEATURES / cell.job.folder
+        if job.id in self.failed:
+            raise self.failed[job.id]
+        if not self._are_there(job, folder):
+            with locked(self.folder / LOCKS / f"{job.folder}.lock") as mine:
                 if not mine:
                     return None
                 try:
-                    asked = _filled(_request(self.study, cell.job.model, cell.job.dataset), self.data)
-                    extract(
-                        **asked,
-                        layer=list(cell.job.layers),
-                        out=folder,
-                        device=self.device,
-                        on_bad="list",
-                        progress=self.tell,
-                    )
+                    if not self._are_there(job, folder):
+                        self._extract(job, folder)
                 except Exception as error:
-                    self.failed[cell.job.id] = error
+                    self.failed[job.id] = error
                     raise
-        return Features.open(
-            folder / file_name(cell.layer), name=f"{cell.job.model}/{cell.job.dataset}/{cell.layer}"
+        return Features.open(folder / file_name(cell.layer), name=f"{job.model}/{job.dataset}/{cell.layer}")
+
+    def _are_there(self, job: Job, folder: Path) -> bool:
+        stamp, made_from = self._known(job)
+        stores = {layer: folder / file_name(layer) for layer in job.layers}
+        return stamp == self._stamp(job) and all(
+            layer in made_from and holds(store, made_from[layer]) for layer, store in stores.items()
         )
+
+    def _extract(self, job: Job, folder: Path) -> None:
+        stamp = self._stamp(job)
+        extract(
+            **self._request(job),
+            layer=list(job.layers),
+            out=folder,
+            device=self.device,
+            on_bad="list",
+            progress=self.tell,
+        )
+        made_from = {layer: open_store(folder / file_name(layer)).manifest.spec_id for layer in job.layers}
+        write_record(self._record(job), {"files": stamp, "features": made_from})
+
+    def _known(self, job: Job) -> tuple[str, Mapping[str, str]]:
+        """Return the stamp of a job's files when its features were made, and what these are made from."""
+        try:
+            record = read_record(self._record(job))
+        except (FileNotFoundError, StoreError):  # then they are compared anew
+            return "", {}
+        return record["files"], record["features"]
+
+    def _record(self, job: Job) -> Path:
+        return self.folder / STATES / f"{job.folder}.features.json"
+
+    def _request(self, job: Job) -> dict[str, Any]:
+        return _filled(_request(self.study, job.model, job.dataset), self.data)
+
+    def _stamp(self, job: Job) -> str:
+        if job.id not in self.stamps:
+            request = self._request(job)
+            self.stamps[job.id] = content_id([request, described_files(request)])
+        return self.stamps[job.id]
 
     def _result(self, cell: Cell, features: Features) -> Path:
         asked: dict[str, Any] = {**cell.asked, "memory_gib": self.memory_gib}
         if cell.kind == "pairs":
-            path = self.folder / results.CELLS / f"{cell.id}.parquet"
-            create_atomic(path, similarity(features, **asked).frame.write_parquet)
-            return path
-        asked |= {"device": self.device, "progress": self.tell}
-        curve = measure(features, out=self.folder, table=False, **asked)
+            return results.save_pairs(self.folder, cell.question, similarity(features, **asked).frame)
+        asked |= {"device": self.device, "progress": self.tell, "out": self.folder, "table": False}
+        try:
+            curve = measure(features, **asked)
+        except StoreError:  # most likely a damaged cell; if it is the features, they fail again
+            curve = measure(features, existing="replace", **asked)
         return results.cell_path(self.folder, curve.spec)
-
-    def _note(self, cell: Cell, record: Mapping[str, Any]) -> None:
-        write_atomic(self.folder / STATES / f"{cell.id}.json", json.dumps(record).encode())
 
     def _reason(self, cell: Cell, error: Exception) -> str:
         reason = " ".join(str(error).split())

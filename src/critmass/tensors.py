@@ -5,18 +5,22 @@ The safetensors library judges whether a file is sound; here its tensors become 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
 
 from critmass.errors import StoreError, said
+from critmass.files import write_atomic
+from critmass.specs import canonical_json
 
 DTYPES = {
     "F16": np.float16,
@@ -65,7 +69,7 @@ def read_tensors(path: Path, keys: Collection[str]) -> dict[str, NDArray[Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             return {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise _unsound(path, f"no sound safetensors file ({error})") from None
 
 
@@ -81,6 +85,47 @@ def safetensors_label(path: Path) -> dict[str, Any]:
     return label
 
 
+def save_sealed(path: Path, label: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write tensors and a label with a checksum over both, whole or not at all."""
+    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    sealed = {**label, "sha256": _seal(label, tensors)}
+    write_atomic(path, safetensors_bytes(tensors, metadata={"critmass": canonical_json(sealed)}))
+
+
+def load_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the label and the tensors, mapped, of a file that `save_sealed` wrote, its checksum verified.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged.
+    """
+    label, tensors = safetensors_label(path), map_tensors(path)
+    checksum = label.pop("sha256", None)
+    if checksum != _seal(label, tensors):
+        raise _unsound(path, "content that does not match its own checksum")
+    return label, tensors
+
+
+def tensor_digest(name: str, tensor: NDArray[Any]) -> str:
+    """Return the SHA-256 of a tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256()
+    _add(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def _seal(label: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(canonical_json(label).encode())
+    for key in sorted(tensors):
+        _add(digest, key, tensors[key])
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, tensor: NDArray[Any]) -> None:
+    digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+    digest.update(np.ascontiguousarray(tensor).tobytes())
+
+
 def _safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
     """Return where the tensors start, and the header, once the safetensors library finds the file sound."""
     try:
@@ -94,5 +139,9 @@ def _safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + size, header
 
 
-def _unsound(path: Path, found: str) -> StoreError:
-    return StoreError(str(path), said(found), "a sound file", "restore it from a copy or make it again")
+class DamagedError(StoreError):
+    """A safetensors file is no sound one."""
+
+
+def _unsound(path: Path, found: str) -> DamagedError:
+    return DamagedError(str(path), said(found), "a sound file", "restore it from a copy or make it again")

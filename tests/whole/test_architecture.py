@@ -12,7 +12,22 @@ from helpers_data import ROOT
 
 SOURCE = ROOT / "src" / "critmass"
 ROOMS = (
-    *("errors", "files", "rng", "specs", "progress", "downloads", "arrays", "tensors", "shards", "store"),
+    *(
+        "errors",
+        "files",
+        "rng",
+        "specs",
+        "records",
+        "parquet",
+        "yamls",
+        "stamps",
+        "progress",
+        "downloads",
+        "arrays",
+        "tensors",
+        "shards",
+        "store",
+    ),
     *(
         "validation",
         "readers",
@@ -36,6 +51,7 @@ ROOMS = (
         "pairwise",
         "testing",
         "study",
+        "verifying",
         "figures",
     ),
     *("atlas", "report", "demo", "cli"),

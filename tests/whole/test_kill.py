@@ -37,7 +37,9 @@ def test_killed_twenty_times(tmp_path: Path) -> None:
     assert finished(start(extract_and_measure, tmp_path / "undisturbed", PAUSE)) == 0
     whole_run = time.monotonic() - clock
     expected = tree(tmp_path / "undisturbed")
-    assert len(expected) == 2 + 11 + 1 + 1 + 4 + 1  # folders, shards, manifest, cells/, cells, table
+    assert (
+        len(expected) == 2 + 11 + 1 + 1 + 4 + 1 + 1
+    )  # folders, shards, manifest, cells/, cells, table, its lock
 
     rng = random.Random(0)  # noqa: S311
     states, kills, rounds = set(), 0, 0

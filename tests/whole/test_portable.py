@@ -54,7 +54,7 @@ def test_files_are_written_where_folders_cannot_be_opened(
         fsync(handle)
 
     flushed = []
-    monkeypatch.setattr(files, "FOLDERS_FLUSH", False, raising=False)
+    monkeypatch.setattr(files, "POSIX", False)
     monkeypatch.setattr(os, "open", windows_open)
     monkeypatch.setattr(os, "fsync", windows_fsync)
     files.write_atomic(tmp_path / "a" / "file.bin", b"whole")

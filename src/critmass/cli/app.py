@@ -14,6 +14,7 @@ from critmass.cli.extract import demo, extract
 from critmass.cli.inequality import inequality
 from critmass.cli.listing import list_
 from critmass.cli.measure import choose, measure
+from critmass.cli.printing import visible
 from critmass.cli.report import report, verify
 from critmass.cli.study import figure, study_run, study_status
 from critmass.errors import CritmassError
@@ -51,7 +52,7 @@ def _run(arguments: list[str]) -> int:
     try:
         app(arguments, result_action="return_value")
     except (CritmassError, cyclopts.CycloptsError) as error:
-        print(f"critmass: {' '.join(str(error).split())}", file=sys.stderr)
+        print(visible(f"critmass: {' '.join(str(error).split())}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("critmass: stopped; run the same command again to go on", file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from critmass.cli.options import Json, Tokens, limit_of, pairs
 from critmass.cli.printing import emit, print_redundancy, shown
+from critmass.files import file_name
 
 
 def demo(*, out: Path = Path("critmass-demo"), json: Json = False) -> None:
@@ -140,7 +141,7 @@ def extract(
             progress=progress,
         )
     stores = (
-        {out / name: features for name, features in found.items()}
+        {out / file_name(name): features for name, features in found.items()}
         if isinstance(found, dict)
         else {out: found}
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from critmass.cli.options import Json, Reading, Tokens, sizes_of
-from critmass.cli.printing import shown
+from critmass.cli.printing import in_json, shown, tables, visible
 from critmass.errors import InputError, said
 
 if TYPE_CHECKING:
@@ -68,7 +66,7 @@ def inequality(
     few = {curve.id: _few(curve) for curve in curves}
     _print_tables(curves, wanted if sizes else few)
     for file in written:
-        print(f"wrote {file}")
+        print(visible(f"wrote {file}"))
 
 
 def _curves(path: Path, sizes: Sequence[str], reading: Reading) -> list[Curve]:
@@ -148,17 +146,16 @@ def _print_json(curves: Sequence[Curve], wanted: Shown, written: Sequence[Path])
                 }
             )
     files = [str(file) for file in written]
-    print(jsonlib.dumps({"inequality": records, "files": files}, ensure_ascii=False))
+    print(in_json({"inequality": records, "files": files}))
 
 
 def _print_tables(curves: Sequence[Curve], wanted: Shown) -> None:
     import polars as pl
-    from rich.console import Console
     from rich.table import Table
 
     from critmass.inequalities import inequality
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = tables()
     for curve in curves:
         rows, count = pl.col("size").is_in(wanted[curve.id]), len(curve.sizes)
         left = (
@@ -174,7 +171,9 @@ def _print_tables(curves: Sequence[Curve], wanted: Shown) -> None:
                     f"null: what it would be had every {by} lost the same share"
                 )
                 table = Table(
-                    title=f"{curve.title}, {split} ({curve.rows.get(split, 'unknown')} rows), by {by}",
+                    title=visible(
+                        f"{curve.title}, {split} ({curve.rows.get(split, 'unknown')} rows), by {by}"
+                    ),
                     title_justify="left",
                     caption=caption,
                     caption_justify="left",
@@ -192,7 +191,7 @@ def _print_tables(curves: Sequence[Curve], wanted: Shown) -> None:
                         ),
                         " to ".join(interval) if "none" not in interval else "none",
                         _three(row["cov_null"]),
-                        row["worst"],
+                        visible(row["worst"]),
                         _three(row["worst_accuracy"]),
                     )
                 console.print(table)

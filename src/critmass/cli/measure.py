@@ -178,11 +178,7 @@ def choose(
             progress=progress,
         )
 
-    def save(path: Path) -> None:
-        with path.open("wb") as stream:
-            np.save(stream, chosen.masks)
-
-    create_atomic(out, save)
+    create_atomic(out, lambda stream: np.save(stream, chosen.masks))
     rows = chosen.frame.group_by("size", maintain_order=True).mean().to_dicts()
     lines = [
         f"{r['size']} neurons: {by} {r['chosen']:.3f} on validation rows (the best of {candidates}, so "

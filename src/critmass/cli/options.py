@@ -80,10 +80,20 @@ def settings_of(tokens: Sequence[str]) -> dict[str, Any]:
         if not equals or not name or name in found:
             raise InputError("--set", token, "name=value, each name once", "such as --set epochs=20 lr=0.05")
         try:
-            found[name] = jsonlib.loads(text)
-        except ValueError:
+            found[name] = jsonlib.loads(_PYTHON.get(text, text), parse_constant=_no_number)
+        except InputError:
+            raise
+        except (ValueError, RecursionError):
             found[name] = text
     return found
+
+
+_PYTHON = {"True": "true", "False": "false", "None": "null"}
+"""What Python calls JSON's constants: as text they would all count as true."""
+
+
+def _no_number(text: str) -> float:
+    raise InputError("--set", text, "a finite number")
 
 
 def pairs(option: str, tokens: Sequence[str]) -> dict[str, str]:

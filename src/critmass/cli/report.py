@@ -6,7 +6,7 @@ from pathlib import Path
 
 from critmass.cli.options import Json, Numbers
 from critmass.cli.printing import emit, print_redundancy
-from critmass.errors import InputError
+from critmass.errors import InputError, said
 
 
 def report(results: Path, *, delta: Numbers = [0.8, 0.9, 0.95, 0.99], json: Json = False) -> None:  # noqa: B006
@@ -31,28 +31,39 @@ def report(results: Path, *, delta: Numbers = [0.8, 0.9, 0.95, 0.99], json: Json
 
 
 def verify(path: Path, *, json: Json = False) -> None:
-    """Check every byte of a features store or a results folder against its checksums.
+    """Check every byte of what critmass wrote below a folder against its checksums; name each damaged file.
+
+    Stores of features, cells, states and tables. What has no checksum is counted, and named with --json.
 
     Example: critmass verify features/lite0-mnist5k
 
     Parameters
     ----------
     path
-        A features store or a results folder.
+        A features store, a results folder, a study's results, or a folder of these.
     json
         Print one JSON object.
     """
-    from critmass.results import CELLS, verify_results
-    from critmass.store import is_store, open_store
+    from critmass.verifying import verify
 
-    if not path.exists():
+    if not path.is_dir():
         raise InputError("path", str(path), "a folder that exists", "check the path")
-    if is_store(path):
-        checked, kind = open_store(path).verify(), "shards"
-    elif (path / CELLS).is_dir():
-        checked, kind = verify_results(path), "cells"
-    else:
-        raise InputError("path", str(path), "a features store or a results folder")
-    emit(
-        {"path": str(path), kind: checked, "intact": True}, json=json, text=f"{path}: {checked} {kind} intact"
-    )
+    found = verify(path)
+    checked = {kind: count for kind, count in found.checked.items() if count}
+    counts = ", ".join(f"{count} {kind if count > 1 else kind[:-1]}" for kind, count in checked.items())
+    lines = [f"{path}: {counts or 'nothing'} intact"]
+    if found.unchecked:
+        lines.append(f"{path}: {len(found.unchecked)} files without a checksum not checked")
+    record = {
+        "path": str(path),
+        **checked,
+        "intact": not found.faults,
+        "faults": found.faults,
+        "unchecked": [str(file) for file in found.unchecked],
+    }
+    if checked or found.faults:
+        emit(record, json=json, text="\n".join([*lines, *found.faults]))
+    if found.faults:
+        raise InputError(str(path), said(f"{len(found.faults)} damaged files"), "intact ones", "see above")
+    if not checked:
+        raise InputError("path", str(path), "a folder with features or results of critmass in it")

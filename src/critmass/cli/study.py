@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from critmass.cli.options import Json, Tokens
-from critmass.cli.printing import emit, shown
+from critmass.cli.printing import emit, in_json, shown, visible
 from critmass.errors import InputError, said
 
 
@@ -143,9 +142,9 @@ def _print_states(states: Sequence[Any], *, json: bool) -> int:
         cells = [
             {"cell": cell.label, "id": cell.id, "state": s.state, "reason": s.reason} for cell, s in states
         ]
-        print(jsonlib.dumps({**counts, "cells": cells}, ensure_ascii=False))
+        print(in_json({**counts, "cells": cells}))
         return counts["failed"]
     for cell, state in states:
-        print(f"{state.state:<7}  {cell.label}{f'  {state.reason}' if state.reason else ''}")
+        print(visible(f"{state.state:<7}  {cell.label}{f'  {state.reason}' if state.reason else ''}"))
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts["failed"]

@@ -291,6 +291,17 @@ def test_a_bomb_that_declares_little_is_not_unpacked(tmp_path):
         samples.read(samples.names.index("ant/evil.png"))
 
 
+def test_a_flipped_bit_in_the_directory_makes_no_new_class(tmp_path):
+    """The directory says "bnt/deep/0.png" where the member itself says "ant/deep/0.png"."""
+    where = write(tmp_path / "a.zip", CLASSES)
+    data = bytearray(where.read_bytes())
+    data[directory_record(data, "ant/deep/0.png") + 46] ^= 3
+    where.write_bytes(data)
+    samples = opened(where).splits()["train"]
+    with pytest.raises(BadSampleError, match="bnt/deep/0.png: found error: another name than the zip's"):
+        samples.read(samples.names.index("bnt/deep/0.png"))
+
+
 def test_a_flipped_byte_is_a_bad_sample(tmp_path):
     where = write(tmp_path / "a.zip", CLASSES)
     samples = opened(where).splits()["train"]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -285,3 +289,16 @@ def test_efficientnet_lite0_three_ways(tmp_path):
     for other in found[1:]:
         print(f"largest difference {abs(other - found[0]).max():.2e} of {abs(found[0]).max():.2f}")
         np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-4)
+
+
+def test_nothing_about_the_user_is_kept_or_sent(small, tmp_path):
+    """onnxruntime makes a device id and a queue of telemetry in the user's cache unless it is told not to."""
+    places = {name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TMPDIR")}
+    for place in places.values():
+        Path(place).mkdir()
+    code = (
+        "import sys, time; from critmass.sources import open_model; open_model(sys.argv[1]); time.sleep(0.5)"
+    )
+    quiet = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name and name != "CI"}
+    subprocess.run([sys.executable, "-c", code, f"onnx:{small}"], env=quiet | places, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

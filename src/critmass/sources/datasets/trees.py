@@ -33,7 +33,8 @@ from critmass.sources.base import BadSampleError
 from critmass.sources.images import MAX_BYTES, SUFFIXES, decode
 
 MAX_RATIO, RATIO_FREE_BYTES = 200, 2**20
-_LOCAL_HEADER, _SIGNATURE, _ENCRYPTED = struct.Struct("<4s22xHH"), b"PK\3\4", 0x1
+_LOCAL_HEADER, _SIGNATURE = struct.Struct("<4s22xHH"), b"PK\3\4"
+_ENCRYPTED, _UTF8 = 0x1, 0x800
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,16 @@ class Tree:
 
 @dataclass(frozen=True)
 class ZipTree(Tree):
-    """The image files of a .zip; `offsets` and `packed` say where each lies, and how many bytes."""
+    """The image files of a .zip; `offsets` and `packed` say where each lies, and how many bytes.
+
+    `names` are CRC-32 of the names in the zip's directory, as bytes: each member repeats its own.
+    """
 
     offsets: NDArray[np.int64]
     packed: NDArray[np.int64]
     crcs: NDArray[np.uint32]
     deflated: NDArray[np.bool_]
+    names: NDArray[np.uint32]
 
     identity = "paths, sizes and CRC-32 of the members"
 
@@ -105,7 +110,9 @@ class ZipTree(Tree):
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
             if signature != _SIGNATURE:
                 raise zlib.error("no member of the zip where there should be one")
-            stream.seek(name_length + extra_length, os.SEEK_CUR)
+            if zlib.crc32(_exactly(stream, name_length)) != self.names[index]:
+                raise zlib.error("another name than the zip's directory has for it")
+            stream.seek(extra_length, os.SEEK_CUR)
             data = _exactly(stream, int(self.packed[index]))
         if self.deflated[index]:
             # One byte more than declared, so that a member that lies is seen without being unpacked.
@@ -227,7 +234,12 @@ def _zip(path: Path, name: str) -> Tree:
         packed=column("compress_size", "int64"),
         crcs=column("CRC", "uint32"),
         deflated=column("compress_type", "int64") == zipfile.ZIP_DEFLATED,
+        names=np.array([zlib.crc32(_raw_name(member)) for member in kept], dtype=np.uint32),
     )
+
+
+def _raw_name(member: zipfile.ZipInfo) -> bytes:
+    return member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437")
 
 
 def _are_visible(folder: str, folders: dict[str, bool]) -> bool:

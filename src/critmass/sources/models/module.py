@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 
 from critmass.errors import InputError, said
 from critmass.sources.base import PENULTIMATE, Activations, Kind, Layer, Network, Sample, cpu_only
+from critmass.sources.models.identity import UnknownError, identity
 from critmass.sources.networks import Images, TorchNetwork, classifier_input, frozen
 from critmass.sources.transforms import ImageTransform
 
 
-def wrap(model: Any, transform: ImageTransform | None, image_size: int | None) -> Network:
+def wrap(
+    model: Any, transform: ImageTransform | None, image_size: int | None, version: str | None = None
+) -> Network:
     """Return a network of a module (images, ImageNet's usual transform by default) or of a callable.
 
-    An object that is a `Network` already comes back as it is.
+    Its features are those of another only where both are the same code on the same values, or were given the
+    same `version`. An object that is a `Network` already comes back as it is.
     """
     if isinstance(model, Network):
-        for name, value in (("transform", transform), ("image_size", image_size)):
+        for name, value in (("transform", transform), ("image_size", image_size), ("version", version)):
             if value is not None:
                 raise InputError(name, value, "none with a network that is loaded")
         return model
@@ -31,7 +35,9 @@ def wrap(model: Any, transform: ImageTransform | None, image_size: int | None) -
     if torch is not None and isinstance(model, torch.nn.Module):
         name = type(model).__name__
         inputs = Images((transform or ImageTransform()).at(image_size))
-        return TorchNetwork(f"module:{name}", frozen(model), inputs, classifier_input(model, name))
+        about = {"code": _code(model, version, weights=False)}
+        point = classifier_input(model, name)
+        return TorchNetwork(f"module:{name}", frozen(model), inputs, point, about=about)
     if not callable(model):
         found = said(type(model).__name__)
         raise InputError("model", found, "a name (critmass list models), a torch.nn.Module or a callable")
@@ -39,17 +45,33 @@ def wrap(model: Any, transform: ImageTransform | None, image_size: int | None) -
         raise InputError(
             "transform", transform or image_size, "none for a callable, which prepares its own samples"
         )
-    return Function(model)
+    return Function(model, _code(model, version))
+
+
+def _code(model: Any, version: str | None, *, weights: bool = True) -> str:
+    """Return what tells a module or callable from every other; its own where that cannot be known."""
+    if version is not None:
+        return f"version {version}"
+    try:
+        return identity(model, weights=weights)
+    except UnknownError as error:
+        # Features made from it are never taken for those of another call, nor of this one.
+        return f"not known, as of {error}: name a version= ({secrets.token_hex(8)})"
 
 
 @dataclass(frozen=True)
 class Function:
     """A callable: a list of samples (PIL images or texts) -> floats of shape (n_samples, n_neurons).
 
-    Its identity is its name and code; of what it closes over nothing can be known.
+    Attributes
+    ----------
+    function : callable
+    code : str
+        What tells it from every other.
     """
 
     function: Callable[[list[Sample]], NDArray[Any]]
+    code: str
     kind: Kind | None = None
 
     @property
@@ -58,10 +80,8 @@ class Function:
         return f"function:{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
 
     def describe(self) -> dict[str, Any]:
-        """Return the name and the hash of the code, where it has any."""
-        code = getattr(self.function, "__code__", None)
-        names = None if code is None else code.co_code + repr(code.co_names).encode()
-        return {"name": self.name, "code": None if names is None else hashlib.sha256(names).hexdigest()}
+        """Return the name and what tells the function from every other."""
+        return {"name": self.name, "code": self.code}
 
     def layers(self) -> Mapping[str, Layer]:
         """Return the one layer, of a width that only a call tells."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -281,4 +282,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _onnxruntime() -> Any:
+    """Return onnxruntime, which is told before its import to keep and send nothing about its user."""
+    for name in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):  # its name differs between versions
+        os.environ.setdefault(name, "1")
     return require("onnxruntime", package="onnxruntime", extra="onnx", purpose="the models onnx:")

@@ -1,0 +1,111 @@
+"""Every file below a folder that critmass wrote, held against the checksums that it was written with."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from critmass import results
+from critmass.errors import CritmassError, StoreError, said
+from critmass.parquet import read_table
+from critmass.records import read_record
+from critmass.store import MANIFEST, is_store, open_store
+from critmass.study import CELL_FILE, PAIRS, STATES
+
+KINDS = ("shards", "cells", "states", "tables")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked below a folder.
+
+    Attributes
+    ----------
+    checked : Counter of str
+        How many shards, cells, states and tables.
+    faults : list of str
+        A line for each file that is damaged or missing, naming it.
+    unchecked : list of Path
+        Files that are not ours, or have no checksum: pictures, reports, logs, what a killed run left over.
+    """
+
+    checked: Counter[str]
+    faults: list[str] = field(default_factory=list)
+    unchecked: list[Path] = field(default_factory=list)
+
+
+def verify(folder: Path) -> Verified:
+    """Check all stores, cells, states and tables below `folder`; one damaged file hides no other."""
+    found = Verified(Counter(dict.fromkeys(KINDS, 0)))
+    for path in (folder, *sorted(below for below in folder.rglob("*") if below.is_dir())):
+        files = sorted(file for file in path.iterdir() if not file.is_dir())
+        if is_store(path):
+            _try(found, "shards", functools.partial(_store, path))
+            known = {MANIFEST, *(file.name for file in files if file.suffix == ".safetensors")}
+            found.unchecked.extend(file for file in files if file.name not in known)
+            continue
+        for file in files:
+            kind, check = _check_of(file)
+            if check is not None:
+                _try(found, kind, check)
+            elif file.suffix != ".lock":
+                found.unchecked.append(file)
+    return found
+
+
+def _try(found: Verified, kind: str, check: Callable[[], int]) -> None:
+    try:
+        found.checked[kind] += check()
+    except CritmassError as error:
+        found.faults.append(str(error))
+
+
+def _check_of(file: Path) -> tuple[str, Callable[[], int] | None]:
+    """Return what a file is one of, and what checks it; None where nothing can."""
+    home = file.parent.name
+    if home == results.CELLS and file.suffix == ".safetensors":
+        return "cells", lambda: _cell(file)
+    if home == STATES and file.suffix == ".json":
+        return "states", lambda: _state(file)
+    if file.name in (results.TABLE, PAIRS):
+        return "tables", lambda: _table(file)
+    return "", None
+
+
+def _store(folder: Path) -> int:
+    return open_store(folder).verify()
+
+
+def _cell(file: Path) -> int:
+    load = results.load_pairs if results.is_cell_of_pairs(file) else results.load_cell
+    load(file)
+    return 1
+
+
+def _state(file: Path) -> int:
+    record = read_record(file)
+    if "cell" not in record:  # what features were made from
+        return 1
+    cell = record.get("file", "")
+    if record["cell"] != file.stem:
+        raise StoreError(str(file), said(f"the state of {record['cell']}"), "that of the cell in its name")
+    if record.get("state") == "done" and not (
+        CELL_FILE.fullmatch(cell) and (file.parents[1] / cell).exists()
+    ):
+        raise StoreError(str(file), said(f"no {cell}"), "the cell that is done", "run the study again")
+    return 1
+
+
+def _table(file: Path) -> int:
+    frame = read_table(file)
+    folder = file.parent
+    if file.name == results.TABLE and not (folder / STATES).exists():
+        try:
+            curves = results.load_curves(folder)
+        except StoreError:  # a damaged cell is a fault of its own
+            return 1
+        results.check_table(folder, frame, curves)
+    return 1
