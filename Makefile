@@ -22,7 +22,7 @@ CORE := $(addprefix tests/, test_features.py test_store.py test_shards.py test_v
 KEEP_MEMORY := MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench bench-gpu probes intervals throughput study docs toys dist dist-toy clean
+.PHONY: setup demo test lint bench bench-gpu probes intervals throughput study docs attacks toys dist dist-toy clean
 
 setup: $(VENV)/.dev
 
@@ -55,14 +55,17 @@ intervals: $(CLAIMS)/.claims
 	$(CLAIMS)/bin/python benchmarks/intervals.py
 
 study: $(CLAIMS)/.claims
-	$(CLAIMS)/bin/python benchmarks/results.py --data $(DATA)
+	$(KEEP_MEMORY) $(CLAIMS)/bin/python benchmarks/results.py --data $(DATA)
 
 docs: $(CLAIMS)/.claims
 	$(CLAIMS)/bin/python benchmarks/figure.py
 
+attacks: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/attacks.py
+
 # All of these on a handful of rows, into a folder that is thrown away: to know that they run.
 toys: $(CLAIMS)/.claims
-	set -e; for each in bench probes extraction intervals results figure; do \
+	set -e; for each in bench probes extraction intervals results figure attacks; do \
 		$(KEEP_MEMORY) $(CLAIMS)/bin/python benchmarks/$$each.py --toy; \
 	done
 	$(CLAIMS)/bin/python benchmarks/gpu.py --toy --device torch:cpu

@@ -36,6 +36,7 @@ WRITES = {
     "make intervals": ("docs/intervals.md",),
     "make study": ("docs/results.md", "docs/images/results/*.svg"),
     "make docs": ("README.md", "docs/images/curve.svg"),
+    "make attacks": ("docs/reliability.md",),
 }
 """Everything in the repository that a command writes, from its root."""
 
@@ -54,6 +55,7 @@ ROOMS = {
     "make intervals": ("arrays", "curve", "redundancy", "rng"),
     "make study": (*MEASURING, *EXTRACTING),
     "make docs": (*MEASURING, *EXTRACTING),
+    "make attacks": (*STORING, "parquet", "records", "results", "study", "verifying"),
 }
 """Rooms of critmass that make a command's numbers. The others plan, keep, print and draw them."""
 
