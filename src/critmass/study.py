@@ -34,7 +34,7 @@ from critmass.pairwise import similarity
 from critmass.parquet import write_table
 from critmass.progress import Progress, silent
 from critmass.records import read_record, write_record
-from critmass.specs import content_id
+from critmass.specs import MOST_REPEATS, content_id
 from critmass.stamps import described_files
 from critmass.store import holds, open_store
 from critmass.yamls import read_yaml
@@ -97,7 +97,9 @@ class MeasureEntry(_Entry):
     scores: Names = Field(min_length=1, description="critmass list scores")
     parts: Names = Field(default=["random"], min_length=1, description="critmass list parts")
     sizes: str | list[int | float] = Field(default="paper", description="paper, all, or numbers")
-    repeats: int = Field(default=5, ge=1, description="parts of each size, of families with chance")
+    repeats: int = Field(
+        default=5, ge=1, le=MOST_REPEATS, description="parts of each size, of families with chance"
+    )
     seed: int = Field(default=0, ge=0)
     seeding: Literal["critmass", "authors"] = "critmass"
     metric: str | None = Field(default=None, description="accuracy, balanced-accuracy, r2")

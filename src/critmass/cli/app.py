@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
 
 import cyclopts
 
@@ -43,20 +42,13 @@ for command in (demo, extract, measure, choose, studies, inequality, figure, rep
 app.command(list_, name="list")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run a command; return the exit code."""
     try:
         app(arguments, result_action="return_value")
     except (CritmassError, cyclopts.CycloptsError) as error:
         print(visible(f"critmass: {' '.join(str(error).split())}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("critmass: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
