@@ -151,7 +151,7 @@ def make_folder(path: Path) -> None:
 def check_writable(folder: Path) -> None:
     """Raise InputError unless files can be made in `folder`, which need not exist yet. Makes nothing."""
     existing = folder
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError("folder", str(folder), "a folder, or a new name", f"{existing} is a file")

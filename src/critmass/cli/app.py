@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from critmass.cli.measure import choose, measure
 from critmass.cli.printing import visible
 from critmass.cli.report import report, verify
 from critmass.cli.study import figure, study_run, study_status
-from critmass.errors import CritmassError
+from critmass.errors import CritmassError, InputError, said
 
 app = cyclopts.App(
     name="critmass",
@@ -53,6 +54,10 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001  anything else is our fault: say so, keep the evidence
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            found = InputError(str(error.filename), said(str(error.strerror)), "a path that can be opened")
+            print(visible(f"critmass: {found}"), file=sys.stderr)
+            return 2
         with tempfile.NamedTemporaryFile(
             "w", prefix="critmass-", suffix=".log", delete=False, encoding="utf-8"
         ) as log:
