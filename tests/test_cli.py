@@ -673,7 +673,11 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "newer store": (newer_store, ["measure", "store", "--out", "out"], ["version 2", "upgrade critmass"]),
     "unfinished store": (unfinished_store, ["measure", "store", "--out", "out"], ["unfinished store"]),
     "a name too long": (OK, ["measure", "x" * 300 + ".npz"], ["xxx", "File name too long"]),
-    "a folder's name too long": (OK, ["measure", "features.npz", "--out", "x" * 300], ["xxx", "File name too long"]),
+    "a folder's name too long": (
+        OK,
+        ["measure", "features.npz", "--out", "x" * 300],
+        ["xxx", "File name too long"],
+    ),
     "repeats without end": (OK, [*MEASURE, "--repeats", "1000000000000"], ["repeats", "1000000"]),
     "unknown score": (OK, [*MEASURE, "--score", "rigde"], ["score", "'rigde'", "did you mean 'ridge'"]),
     "unknown parts": (OK, [*MEASURE, "--parts", "radnom"], ["parts", "'radnom'", "did you mean 'random'"]),

@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
             print(visible(f"critmass: {found}"), file=sys.stderr)
             return 2
         with tempfile.NamedTemporaryFile(
-            "w", prefix="critmass-", suffix=".log", delete=False, encoding="utf-8"
+            "w", prefix="critmass-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
         ) as log:
             log.write(f"critmass {' '.join(arguments)}\n{traceback.format_exc()}")
         print(
