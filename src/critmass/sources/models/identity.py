@@ -215,8 +215,7 @@ class _Walk:
                 raise UnknownError(f"the ufunc {name}")
             self._named("numpy", name)
         elif owner is None or isinstance(owner, types.ModuleType):
-            module: str = getattr(value, "__module__", None) or getattr(owner, "__name__", "")
-            self._named(module, name)
+            self._named(str(getattr(value, "__module__", None) or getattr(owner, "__name__", "")), name)
         else:
             self._all("built-in", owner, name)
 
