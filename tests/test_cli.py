@@ -672,6 +672,13 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
     "unknown key": (saved(z_validation=np.ones(3)), MEASURE, ["'z_validation'"]),
     "newer store": (newer_store, ["measure", "store", "--out", "out"], ["version 2", "upgrade critmass"]),
     "unfinished store": (unfinished_store, ["measure", "store", "--out", "out"], ["unfinished store"]),
+    "a name too long": (OK, ["measure", "x" * 300 + ".npz"], ["xxx", "File name too long"]),
+    "a folder's name too long": (
+        OK,
+        ["measure", "features.npz", "--out", "x" * 300],
+        ["xxx", "File name too long"],
+    ),
+    "repeats without end": (OK, [*MEASURE, "--repeats", "1000000000000"], ["repeats", "1000000"]),
     "unknown score": (OK, [*MEASURE, "--score", "rigde"], ["score", "'rigde'", "did you mean 'ridge'"]),
     "unknown parts": (OK, [*MEASURE, "--parts", "radnom"], ["parts", "'radnom'", "did you mean 'random'"]),
     "unknown sizes": (OK, [*MEASURE, "--sizes", "papre"], ["sizes", "'papre'", "did you mean 'paper'"]),
@@ -881,6 +888,22 @@ def test_stopped_from_the_keyboard(run: Any, npz: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("critmass.measuring.measure", stop)
     assert run("measure", npz) == (130, "", "critmass: stopped; run the same command again to go on\n")
+
+
+def test_stopped_while_it_is_being_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stop:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "critmass.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "critmass.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    message = "critmass: stopped; run the same command again to go on\n"
+    assert (stopped.value.code, *capsys.readouterr()) == (130, "", message)
 
 
 # The installed script.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -476,3 +478,27 @@ def test_a_safetensors_header_that_makes_no_sense_is_an_input_error(tmp_path: Pa
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
     with pytest.raises(InputError, match=r"f\.safetensors"):
         Features.open(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors", ".parquet"])
+def test_what_has_no_end_is_not_read(tmp_path, suffix):
+    pipe = tmp_path / f"X{suffix}"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="features: found a pipe or a device"):
+        Features.open(pipe)
+    (tmp_path / f"folder{suffix}").mkdir()
+    with pytest.raises(InputError):
+        Features.open(tmp_path / f"folder{suffix}")
+
+
+def test_a_damaged_parquet_file_is_one_clear_error(tmp_path):
+    """Some make polars panic, which is no Exception; each of 100 flips is refused or reads."""
+    path = tmp_path / "x.parquet"
+    rng = np.random.default_rng(0)
+    rows = {f"f{i}": rng.normal(size=40) for i in range(4)} | {"label": np.arange(40) % 2}
+    pl.DataFrame(rows).write_parquet(path)
+    content = path.read_bytes()
+    for place in rng.integers(0, len(content), size=100).tolist():
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with contextlib.suppress(InputError):
+            Features.open(path)

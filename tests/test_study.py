@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from helpers_data import ROOT, tree
 from helpers_processes import finished, run_study, start, with_words
 from helpers_study import tiny, written
@@ -24,8 +25,13 @@ from critmass.atlas import FIGURES, TABLES, figure_table, write_figure
 from critmass.errors import InputError
 from critmass.measuring import measure
 from critmass.pairwise import similarity
+from critmass.records import read_record, write_record
+from critmass.stamps import described_files
 
 KILLS = 20
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 8)
+)
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
 """Nine lines that unfold to 9^8 values."""
 
@@ -149,12 +155,35 @@ def test_files_that_are_no_studies(tmp_path: Path) -> None:
         ("a: &a [*a]", "values"),
         ("? [a, b]\n: c", "a key that is no text"),
         ("[" * 5000, "YAML"),
+        ("a: !!bool maybe", "YAML"),
+        ("a: !!int ''", "YAML"),
+        ("a: !!timestamp x", "YAML"),
+        ("a: 2001-01-01", "found datetime.date"),
+        ("a: !!set {x}", "found {'x'}"),
+        ("a: !!binary eA==", "found b'x'"),
+        (MERGES, "values"),
     ],
 )
 def test_what_yaml_would_lose_or_unfold_without_end_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match=words):
         studies.load_study(tmp_path / "bad.yaml")
+
+
+def test_keys_that_are_merged_are_no_duplicates(content: dict[str, Any], tmp_path: Path) -> None:
+    text = yaml.safe_dump({key: value for key, value in content.items() if key != "measure"})
+    merged = (
+        "measure:\n- &one\n  <<: &base {repeats: 2, scores: ridge}\n  repeats: 3\n- {<<: *one, sizes: [4]}\n"
+    )
+    (tmp_path / "study.yaml").write_text(text + merged)
+    first, second = studies.load_study(tmp_path / "study.yaml").measure
+    assert (first.repeats, second.repeats, second.sizes, second.scores) == (3, 3, [4], ["ridge"])
+
+
+def test_a_layer_is_named_in_full(content: dict[str, Any], tmp_path: Path) -> None:
+    content["features"][0]["layers"] = ["pen*"]
+    with pytest.raises(InputError, match="layer: found 'pen.'; allowed: a layer by its full name"):
+        studies.load_study(written(content, tmp_path))
 
 
 def test_a_run_gives_what_each_measurement_alone_gives(study: studies.Study, tmp_path: Path) -> None:
@@ -263,6 +292,63 @@ def test_files_that_were_only_touched_are_the_same_files(study: studies.Study, t
     before = results_of(tmp_path / "results")
     (tmp_path / "small_test.csv").touch()
     assert {state.state for _, state in studies.run(study)} == {"done"}
+    assert results_of(tmp_path / "results") == before
+
+
+def test_data_in_a_folder_of_an_odd_name_is_looked_at_too(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]"
+    folder.mkdir()
+    study = studies.load_study(written(tiny(folder), folder))
+    studies.run(study, only=["*/small/*/centroid/*"])
+    csv = folder / "small_train.csv"
+    csv.write_text(csv.read_text().replace("topic 1", "topic 9"))
+    (folder / "small_val.csv").symlink_to(tmp_path / "nowhere")
+    ((_, state),) = studies.run(study, only=["*/small/*/centroid/*"])
+    assert state.state == "failed"
+
+
+def test_the_files_of_a_request_are_found(tmp_path: Path) -> None:
+    for name in ("a.csv", "w@1.pt", "m.onnx", "m.onnx.data", "images/x.png", "images/deep/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    request = {
+        "dataset": f"csv:{tmp_path}/*.csv",
+        "model": f"checkpoint:resnet18@{tmp_path}/w@1.pt",
+        "tests": {"v2": f"folder:{tmp_path}/images"},
+        "columns": {"text": "text"},
+    }
+
+    def names(asked: Any) -> set[str]:
+        return {str(Path(file).relative_to(tmp_path)) for file, *_ in described_files(asked)}
+
+    assert names(request) == {"a.csv", "w@1.pt", "images/x.png", "images/deep/y.png"}
+    assert {"m.onnx", "m.onnx.data"} <= names({"model": f"onnx:{tmp_path}/m.onnx"})
+    before = described_files(request)
+    (tmp_path / "a.csv").touch()
+    assert described_files(request) != before
+
+
+def test_layers_that_another_run_asked_for_are_not_forgotten(content: dict[str, Any], tmp_path: Path) -> None:
+    study = studies.load_study(written(content, tmp_path))
+    studies.run(study)
+    (record,) = (tmp_path / "results" / "states").glob("words-small-*.features.json")
+    known = read_record(record)
+    write_record(record, {**known, "features": {**known["features"], "other": "f" * 16}})
+    shutil.rmtree(next((tmp_path / "results" / "features").glob("words-small-*")))
+    (tmp_path / "results" / "cells" / next(iter(tree(tmp_path / "results" / "cells")))).unlink()
+    assert {state.state for _, state in studies.run(study)} == {"done"}
+    assert read_record(record)["features"] == {**known["features"], "other": "f" * 16}
+
+
+def test_results_are_one_study_s(content: dict[str, Any], study: studies.Study, tmp_path: Path) -> None:
+    studies.run(study, only=["*/centroid/*"])
+    before = results_of(tmp_path / "results")
+    other = studies.load_study(written({**content, "name": "other"}, tmp_path))
+    with pytest.raises(InputError, match="a folder for study 'other'; it has those of 'tiny'"):
+        studies.run(other)
+    store = next((tmp_path / "results" / "features").glob("*/*"))
+    with pytest.raises(InputError, match="found the results of a study"):
+        measure(store, score="centroid", sizes=[8], out=tmp_path / "results")
     assert results_of(tmp_path / "results") == before
 
 

@@ -14,6 +14,7 @@ import fnmatch
 import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,8 @@ def extract(
         for test, other in (tests or {}).items()
     }
     for test, other in others.items():
+        if re.fullmatch(r"train\.view\d+", test):
+            raise InputError("tests", test, "another name: this is what augmented views are called")
         if other.kind != opened.kind:
             raise InputError(
                 f"tests {test!r}", other.name, f"a dataset of {opened.kind}s, as {opened.name} is"

@@ -76,7 +76,7 @@ def _beside(path: Path) -> Iterator[tuple[io.BufferedWriter, Path]]:
         except FileExistsError:
             _remove_left_over(beside)
             continue
-        if _lock(handle) and _is(handle, beside):
+        if _lock(handle) is not False and _is(handle, beside):
             break
         os.close(handle)
     for other in itertools.takewhile(os.path.lexists, names):
@@ -101,7 +101,7 @@ def _remove_left_over(beside: Path) -> None:
             return
         handle = os.open(beside, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         try:
-            if POSIX and _lock(handle):
+            if POSIX and _lock(handle):  # where there are no locks, nobody can tell: it stays
                 _remove(handle, beside)
         finally:
             os.close(handle)
@@ -114,18 +114,18 @@ def _remove(handle: int, beside: Path) -> None:
             beside.unlink()
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file; return whether nobody else has it. Where there are no such locks, nobody has."""
+def _lock(handle: int) -> bool | None:
+    """Lock an open file; return whether nobody else has it, or None where there are no such locks."""
     try:
         import fcntl
     except ImportError:
-        return True
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True
+        return None
     return True
 
 
@@ -151,7 +151,7 @@ def make_folder(path: Path) -> None:
 def check_writable(folder: Path) -> None:
     """Raise InputError unless files can be made in `folder`, which need not exist yet. Makes nothing."""
     existing = folder
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError("folder", str(folder), "a folder, or a new name", f"{existing} is a file")

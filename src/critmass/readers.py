@@ -7,6 +7,7 @@ unpickled. Arrays are memory-mapped where the format allows (.npy, .safetensors)
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,7 @@ class Raw:
 
 def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
     """Read `path` by its suffix. `columns` names the parquet columns (embedding, label, split, group)."""
-    if not path.exists():
-        raise InputError("features", str(path), "a file or folder that exists", "check the path")
+    _require_file(path, "features", "a file or folder that exists")
     if path.suffix not in SUFFIXES:
         raise InputError(
             "features",
@@ -63,10 +63,18 @@ def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
 
 def load_npy(path: Path, name: str) -> NDArray[Any]:
     """Return the array of a .npy file, memory-mapped, or raise InputError naming the file."""
-    if not path.exists():
-        raise InputError(name, str(path), "a file that exists", "check the path")
+    _require_file(path, name, "a file that exists")
     array: NDArray[Any] = _parsed(path, lambda p: np.lib.format.open_memmap(p, mode="r"))
     return array
+
+
+def _require_file(path: Path, name: str, allowed: str) -> None:
+    """Raise InputError unless there is a file to read to its end: a pipe or a device may have none."""
+    if not os.path.exists(path):
+        raise InputError(name, str(path), allowed, "check the path")
+    if path.suffix in SUFFIXES and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise InputError(name, said(f"{kind}, {path}"), "a file", "check the path")
 
 
 def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
@@ -76,6 +84,9 @@ def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError):
+            found = said(f"more than memory holds ({error})")
+            raise InputError(str(path), found, "a file that fits", "give the process more memory") from None
         objects = "pickle" in str(error) or "Python objects" in str(error)
         hint = "save labels as numbers or text, not objects" if objects else "write the file again"
         raise InputError(

@@ -28,6 +28,8 @@ VERSION = 1
 CELL, PAIRS_CELL = "critmass-cell", "critmass-pairs"
 CELLS = "cells"
 TABLE = "results.parquet"
+STATES = "states"
+"""Folder that a study keeps beside its cells."""
 LOCK = "tables.lock"
 """Held by whoever writes tables, so that the last one written is over all cells."""
 CHOSEN = "chosen."
@@ -192,15 +194,33 @@ def table(curves: list[Curve]) -> pl.DataFrame:
 
 
 def write_table(folder: Path) -> Path:
-    """Write the tidy table over all cells of `folder` as results.parquet."""
+    """Write the tidy table over all cells of `folder` as results.parquet.
+
+    Raises
+    ------
+    StoreError
+        If these are the results of a study, whose table says more.
+    """
+    if (folder / STATES).exists():
+        advice = "choose another folder for single measurements"
+        raise StoreError(str(folder), said("the results of a study"), "a folder of your own", advice)
     with locked(folder / LOCK, wait=True):
         parquet.write_table(folder / TABLE, table(load_curves(folder)))
     return folder / TABLE
 
 
 def check_table(folder: Path, frame: pl.DataFrame, curves: list[Curve]) -> None:
-    """Raise StoreError unless `frame`, which results.parquet holds, is the table over these curves."""
-    if not frame.equals(table(curves)):
+    """Raise StoreError unless `frame`, which results.parquet holds, is the table over these curves.
+
+    A study's says of each row what the study calls it, and may leave out cells that it no longer asks for.
+    """
+    expected = table(curves)
+    if (folder / STATES).exists():
+        shared = [name for name in frame.columns if name in expected.columns]
+        same = frame.join(expected, on=shared, how="anti", nulls_equal=True).is_empty()
+    else:
+        same = frame.equals(expected)
+    if not same:
         advice = "delete it: the next measurement writes it again"
         raise StoreError(str(folder / TABLE), said("not the table over the cells"), "that table", advice)
 

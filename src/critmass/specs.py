@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from critmass.errors import InputError
 
 ID_LENGTH = 16
+MOST_REPEATS = 1_000_000
+"""Parts of each size that may be asked for: many more than anyone needs, and few enough to be counted."""
 
 
 def canonical_json(value: Any) -> str:
@@ -48,7 +50,7 @@ class MeasureSpec(Spec):
     order: str | None = Field(default=None, description="content id of explicit orders or masks")
     seeding: Literal["critmass", "authors"] = "critmass"
     sizes: tuple[int, ...]
-    repeats: int = Field(ge=1)
+    repeats: int = Field(ge=1, le=MOST_REPEATS)
     seed: int = Field(ge=0)
     settings: dict[str, Any] = Field(default={}, description="of the score, by name")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterator
@@ -9,17 +10,31 @@ from typing import Any
 
 
 def described_files(request: Any) -> list[list[Any]]:
-    """Return path, size and time of change (ns) of every file that a request names, sorted.
+    """Return path and state of every file that a request names, sorted: what changes when it is touched.
 
-    A name such as ``csv:data/train_*.csv`` or ``folder:images`` stands for the files it matches, a folder for
-    all below it. Names that are no files here, as those of a hub, stand for none.
+    A name such as ``csv:data/train_*.csv``, ``folder:images`` or ``checkpoint:resnet18@weights.pt`` stands
+    for the files it matches, a folder for all below it, an ONNX file for all beside it, among which its
+    weights may be. Names that are no files here, as those of a hub, stand for none.
     """
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, list[int]] = {}
     for text in _texts(request):
-        for name in {text, text.partition(":")[2], text.partition(":")[2].partition("?")[0]} - {""}:
-            for path in glob.glob(os.path.expanduser(name), recursive=True):
-                found |= {file: (status.st_size, status.st_mtime_ns) for file, status in _below(path)}
+        rest = text.partition(":")[2]
+        for name in {text, rest, rest.partition("?")[0], rest.partition("@")[2]} - {""}:
+            for path in _matching(os.path.expanduser(name)):
+                home = os.path.dirname(path) or "." if path.endswith(".onnx") else path
+                found |= {file: _state(status) for file, status in _below(home)}
     return [[file, *values] for file, values in sorted(found.items())]
+
+
+def _matching(name: str) -> list[str]:
+    """Return the files that a name stands for, in which only * stands for anything."""
+    if os.path.lexists(name):
+        return [name]
+    return glob.glob(glob.escape(name).replace("[*]", "*"), recursive=True)
+
+
+def _state(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -34,11 +49,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _below(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    if not os.path.isdir(path):
-        yield path, os.stat(path)
-        return
-    for folder, _, files in os.walk(path):
-        for file in files:
-            full = os.path.join(folder, file)
-            if os.path.exists(full):
-                yield full, os.stat(full)
+    """Yield the files at or below a path that are there."""
+    inside = (os.path.join(folder, file) for folder, _, files in os.walk(path) for file in files)
+    for file in inside if os.path.isdir(path) else (path,):
+        with contextlib.suppress(OSError):  # a link that leads nowhere, a file that is gone
+            yield file, os.stat(file)

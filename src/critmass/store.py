@@ -217,7 +217,7 @@ class StoreWriter:
         foreign = [
             path.name
             for path in self.folder.iterdir()
-            if not (_SHARD_NAME.fullmatch(path.name) or _is_beside(path.name))
+            if not (_SHARD_NAME.fullmatch(path.name) or _is_beside(path.name) or self._is_finished(path))
         ]
         if others or foreign:
             found = f"files of something else ({(others + foreign)[0]})"
@@ -300,6 +300,10 @@ class StoreWriter:
         }
         write_record(self.folder / MANIFEST, manifest)
         return open_store(self.folder)
+
+    def _is_finished(self, path: Path) -> bool:
+        """Whether this is the manifest of the same store, which another process has finished meanwhile."""
+        return path.name == MANIFEST and holds(self.folder, self.header.spec_id)
 
     def _foreign(self, path: Path) -> bool:
         try:

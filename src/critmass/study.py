@@ -34,12 +34,12 @@ from critmass.pairwise import similarity
 from critmass.parquet import write_table
 from critmass.progress import Progress, silent
 from critmass.records import read_record, write_record
-from critmass.specs import content_id
+from critmass.specs import MOST_REPEATS, content_id
 from critmass.stamps import described_files
 from critmass.store import holds, open_store
 from critmass.yamls import read_yaml
 
-FEATURES, STATES, LOCKS = "features", "states", "locks"
+FEATURES, LOCKS = "features", "locks"
 PAIRS = "pairs.parquet"
 CELL_FILE = re.compile(rf"{results.CELLS}/[0-9a-f]{{16}}\.safetensors")
 WAIT = 0.2  # seconds between looks at cells that another process holds
@@ -97,7 +97,9 @@ class MeasureEntry(_Entry):
     scores: Names = Field(min_length=1, description="critmass list scores")
     parts: Names = Field(default=["random"], min_length=1, description="critmass list parts")
     sizes: str | list[int | float] = Field(default="paper", description="paper, all, or numbers")
-    repeats: int = Field(default=5, ge=1, description="parts of each size, of families with chance")
+    repeats: int = Field(
+        default=5, ge=1, le=MOST_REPEATS, description="parts of each size, of families with chance"
+    )
     seed: int = Field(default=0, ge=0)
     seeding: Literal["critmass", "authors"] = "critmass"
     metric: str | None = Field(default=None, description="accuracy, balanced-accuracy, r2")
@@ -250,6 +252,11 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         raise _invalid(path, error) from None
     for block in study.features:
         _check_names(path, "features", study, block.models, block.datasets)
+    for layer in (layer for block in study.features for layer in block.layers):
+        if set(layer) & set("*?["):
+            raise InputError(
+                f"{path}: layer", layer, "a layer by its full name", "critmass list layers MODEL"
+            )
     for entry in study.published:
         _check_names(path, "published", study, [entry.model], [entry.dataset])
     for kind, entries in (("measure", study.measure), ("pairs", study.pairs)):
@@ -317,6 +324,7 @@ def run(
     """
     folder, tell = out or study.folder, progress or silent
     cells = plan(study, only=only)
+    _claim(study, folder)
     worker = _Worker(study, folder, data or study.data, device, memory_gib, tell)
     pending = [cell for cell in cells if not worker.is_done(cell)]
     while pending:
@@ -337,8 +345,22 @@ def run(
     return status(study, out=folder, only=only)
 
 
+def _claim(study: Study, folder: Path) -> None:
+    """Note whose results these are, or raise InputError where they are another study's."""
+    path = folder / results.STATES / "study.json"
+    try:
+        found = read_record(path).get("study")
+    except (FileNotFoundError, StoreError):
+        write_record(path, {"study": study.name})
+        return
+    if found != study.name:
+        raise InputError(
+            "out", str(folder), f"a folder for study {study.name!r}", f"it has those of {found!r}"
+        )
+
+
 def status(study: Study, *, out: Path | None = None, only: Sequence[str] = ()) -> list[tuple[Cell, State]]:
-    """Return the state of every cell; computes nothing."""
+    """Return the state of every cell, as its last run left it; computes nothing, and looks at no data."""
     return [(cell, state_of(out or study.folder, cell)) for cell in plan(study, only=only)]
 
 
@@ -392,7 +414,7 @@ def _note(folder: Path, cell: Cell, **record: Any) -> None:
 
 
 def _state_path(folder: Path, cell: Cell) -> Path:
-    return folder / STATES / f"{cell.id}.json"
+    return folder / results.STATES / f"{cell.id}.json"
 
 
 def write_tables(study: Study, folder: Path) -> list[Path]:
@@ -466,29 +488,22 @@ class _Worker:
                 return True
             started = time.monotonic()
             try:
-                features = self._features(cell)
-                if features is None:
+                found = self._features(cell)
+                if found is None:
                     return False
                 if self.is_done(cell):  # its files were touched, and are what they were
                     return True
+                features, made_from = found
                 path = self._result(cell, features)
             except Exception as error:  # noqa: BLE001  whatever it is, the other cells go on
                 _note(self.folder, cell, state="failed", reason=self._reason(cell, error))
             else:
-                _, made_from = self._known(cell.job)
                 file, seconds = path.relative_to(self.folder).as_posix(), round(time.monotonic() - started, 1)
-                _note(
-                    self.folder,
-                    cell,
-                    state="done",
-                    file=file,
-                    features=made_from[cell.layer],
-                    seconds=seconds,
-                )
+                _note(self.folder, cell, state="done", file=file, features=made_from, seconds=seconds)
             return True
 
-    def _features(self, cell: Cell) -> Features | None:
-        """Return the features of a cell, extracting them first; None where another process is at that.
+    def _features(self, cell: Cell) -> tuple[Features, str] | None:
+        """Return the features of a cell, and what they were made from; None where another process is at that.
 
         Features that are there are used as long as the files they came from are untouched: same paths,
         sizes and times. Else `extract` compares what they are made from, and refuses to mix.
@@ -506,7 +521,9 @@ class _Worker:
                 except Exception as error:
                     self.failed[job.id] = error
                     raise
-        return Features.open(folder / file_name(cell.layer), name=f"{job.model}/{job.dataset}/{cell.layer}")
+        store = folder / file_name(cell.layer)
+        made_from = open_store(store).manifest.spec_id
+        return Features.open(store, name=f"{job.model}/{job.dataset}/{cell.layer}"), made_from
 
     def _are_there(self, job: Job, folder: Path) -> bool:
         stamp, made_from = self._known(job)
@@ -526,6 +543,9 @@ class _Worker:
             progress=self.tell,
         )
         made_from = {layer: open_store(folder / file_name(layer)).manifest.spec_id for layer in job.layers}
+        before, others = self._known(job)  # layers that another run asked for
+        if before == stamp:
+            made_from = {**others, **made_from}
         write_record(self._record(job), {"files": stamp, "features": made_from})
 
     def _known(self, job: Job) -> tuple[str, Mapping[str, str]]:
@@ -537,7 +557,7 @@ class _Worker:
         return record["files"], record["features"]
 
     def _record(self, job: Job) -> Path:
-        return self.folder / STATES / f"{job.folder}.features.json"
+        return self.folder / results.STATES / f"{job.folder}.features.json"
 
     def _request(self, job: Job) -> dict[str, Any]:
         return _filled(_request(self.study, job.model, job.dataset), self.data)
@@ -563,7 +583,7 @@ class _Worker:
         reason = " ".join(str(error).split())
         if isinstance(error, CritmassError):
             return reason
-        log = self.folder / STATES / f"{cell.id}.log"
+        log = self.folder / results.STATES / f"{cell.id}.log"
         write_atomic(log, "".join(traceback.format_exception(error)).encode())
         return f"{type(error).__name__}: {reason}; the traceback is in {log}"
 

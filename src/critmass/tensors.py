@@ -78,7 +78,7 @@ def safetensors_label(path: Path) -> dict[str, Any]:
     _, header = _safetensors_header(path)
     try:
         label = json.loads(header.get("__metadata__", {}).get("critmass", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         label = None
     if not isinstance(label, dict):
         raise _unsound(path, "a label that is no JSON object")
@@ -131,11 +131,11 @@ def _safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy"):
             pass
-    except (SafetensorError, OSError, ValueError) as error:
+        with path.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(size))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise _unsound(path, f"no sound safetensors file ({error})") from None
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header: dict[str, Any] = json.loads(stream.read(size))
     return 8 + size, header
 
 

@@ -13,7 +13,7 @@ from critmass.errors import CritmassError, StoreError, said
 from critmass.parquet import read_table
 from critmass.records import read_record
 from critmass.store import MANIFEST, is_store, open_store
-from critmass.study import CELL_FILE, PAIRS, STATES
+from critmass.study import CELL_FILE, PAIRS
 
 KINDS = ("shards", "cells", "states", "tables")
 
@@ -44,7 +44,7 @@ def verify(folder: Path) -> Verified:
         files = sorted(file for file in path.iterdir() if not file.is_dir())
         if is_store(path):
             _try(found, "shards", functools.partial(_store, path))
-            known = {MANIFEST, *(file.name for file in files if file.suffix == ".safetensors")}
+            known = _named_by(path)
             found.unchecked.extend(file for file in files if file.name not in known)
             continue
         for file in files:
@@ -59,7 +59,7 @@ def verify(folder: Path) -> Verified:
 def _try(found: Verified, kind: str, check: Callable[[], int]) -> None:
     try:
         found.checked[kind] += check()
-    except CritmassError as error:
+    except (CritmassError, OSError) as error:
         found.faults.append(str(error))
 
 
@@ -68,11 +68,20 @@ def _check_of(file: Path) -> tuple[str, Callable[[], int] | None]:
     home = file.parent.name
     if home == results.CELLS and file.suffix == ".safetensors":
         return "cells", lambda: _cell(file)
-    if home == STATES and file.suffix == ".json":
+    if home == results.STATES and file.suffix == ".json":
         return "states", lambda: _state(file)
     if file.name in (results.TABLE, PAIRS):
         return "tables", lambda: _table(file)
     return "", None
+
+
+def _named_by(store: Path) -> set[str]:
+    """Return the files that a store's manifest names, and itself."""
+    try:
+        manifest = open_store(store).manifest
+    except CritmassError:
+        return {file.name for file in store.iterdir()}  # which is a fault of its own
+    return {MANIFEST, *(shard.file for split in manifest.splits.values() for shard in split.shards)}
 
 
 def _store(folder: Path) -> int:
@@ -101,11 +110,10 @@ def _state(file: Path) -> int:
 
 def _table(file: Path) -> int:
     frame = read_table(file)
-    folder = file.parent
-    if file.name == results.TABLE and not (folder / STATES).exists():
+    if file.name == results.TABLE:
         try:
-            curves = results.load_curves(folder)
+            curves = results.load_curves(file.parent)
         except StoreError:  # a damaged cell is a fault of its own
             return 1
-        results.check_table(folder, frame, curves)
+        results.check_table(file.parent, frame, curves)
     return 1

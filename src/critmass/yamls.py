@@ -14,48 +14,63 @@ MOST_VALUES = 100_000
 """Values in a file, aliases unfolded: a study has hundreds."""
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """PyYAML's safe loader, which would let a key's last value win; here a key is written once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name = self.construct_object(key, deep=True)
-            if isinstance(name, list | dict):
-                raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name!r} a second time", key.start_mark
-                )
-            seen.add(name)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file says.
+    """Return what a YAML file says: texts, finite numbers, true, false, null, lists and mappings of these.
 
     Raises
     ------
     InputError
-        If it is no YAML, names a key twice, holds a number that is none, or unfolds without end.
+        If it is no YAML, names a key twice, says something else, or unfolds without end.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe loader
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(str(path), said(" ".join(str(error).split())), "YAML") from None
-    waiting, count = [content], 0
+        text = path.read_text(encoding="utf-8")
+        _check(path, yaml.compose(text, yaml.SafeLoader))
+        content = yaml.safe_load(text)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001  a tag's constructor may raise anything
+        raise InputError(
+            str(path), said(" ".join(str(error).split()) or type(error).__name__), "YAML"
+        ) from None
+    _check_values(path, content)
+    return content
+
+
+def _check(path: Path, tree: yaml.Node | None) -> None:
+    """Raise InputError for a key that is there twice, and for more values than `MOST_VALUES`."""
+    waiting, count = [tree], 0
     while waiting:
-        value = waiting.pop()
+        node = waiting.pop()
         count += 1
         if count > MOST_VALUES:
             raise InputError(str(path), said(f"more than {MOST_VALUES:,} values"), "at most so many")
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [value for _, value in node.value]
+            names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            if not all(isinstance(name, str) for name in names):
+                raise InputError(str(path), said("a key that is no text"), "keys that are texts")
+            for name in names:
+                if names.count(name) > 1:
+                    line = f"the key {name!r} a second time, below line {node.start_mark.line + 1}"
+                    raise InputError(str(path), said(line), "each key once")
+
+
+def _check_values(path: Path, content: Any) -> None:
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, dict):
             waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set):
+        elif isinstance(value, list):
             waiting += value
+        elif isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise InputError(str(path), value, "texts in Unicode") from None
         elif isinstance(value, float) and not math.isfinite(value):
             raise InputError(str(path), value, "finite numbers")
-    return content
+        elif not (value is None or isinstance(value, int | float)):
+            raise InputError(str(path), value, "texts, numbers, true, false, null, lists and mappings")

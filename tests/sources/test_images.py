@@ -209,3 +209,13 @@ def test_no_damage_does_more_than_raise_one_error(form, capfd):
             outcomes.add("refused")
     assert outcomes <= {"RGB", "refused"}
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw", "tiff_deflate", "packbits"])
+def test_a_compressed_tiff_is_read(compression):
+    image = rgb_image()
+    found = np.asarray(decode(encoded(image, "TIFF", compression=compression), "x.tif"), dtype=int)
+    expected = np.asarray(
+        Image.open(io.BytesIO(encoded(image, "TIFF", compression=compression))).convert("RGB")
+    )
+    np.testing.assert_array_equal(found, expected)

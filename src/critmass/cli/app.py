@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
 
 import cyclopts
 
@@ -17,7 +17,7 @@ from critmass.cli.measure import choose, measure
 from critmass.cli.printing import visible
 from critmass.cli.report import report, verify
 from critmass.cli.study import figure, study_run, study_status
-from critmass.errors import CritmassError
+from critmass.errors import CritmassError, InputError, said
 
 app = cyclopts.App(
     name="critmass",
@@ -43,26 +43,23 @@ for command in (demo, extract, measure, choose, studies, inequality, figure, rep
 app.command(list_, name="list")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run a command; return the exit code."""
     try:
         app(arguments, result_action="return_value")
     except (CritmassError, cyclopts.CycloptsError) as error:
         print(visible(f"critmass: {' '.join(str(error).split())}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("critmass: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001  anything else is our fault: say so, keep the evidence
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            found = InputError(str(error.filename), said(str(error.strerror)), "a path that can be opened")
+            print(visible(f"critmass: {found}"), file=sys.stderr)
+            return 2
         with tempfile.NamedTemporaryFile(
-            "w", prefix="critmass-", suffix=".log", delete=False, encoding="utf-8"
+            "w", prefix="critmass-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
         ) as log:
             log.write(f"critmass {' '.join(arguments)}\n{traceback.format_exc()}")
         print(

@@ -28,7 +28,8 @@ MAX_BYTES = 2**28
 """A file above 256 MiB is no photograph."""
 
 _TIFF = (b"II*\0", b"MM\0*")
-_TIFF_SIZES = {1: 1, 3: 2, 4: 4}
+_TIFF_SIZES = {1: 1, 3: 2, 4: 4, 7: 1}
+"""Bytes of a value of each type of a tag; 7 holds the tables of JPEG."""
 _TIFF_SINGLE = (256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323)
 _TIFF_TAGS = (*_TIFF_SINGLE, 258, 273, 279, 320, 324, 325, 338, 339, 347, 529, 530, 532)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,24 @@ def test_it_is_called_what_it_was_asked_for(tmp_path, prefix):
         InputError, match=f"dataset: found '{prefix}:nowhere.{prefix}'; allowed: a .csv or .jsonl"
     ):
         open_dataset(f"{prefix}:nowhere.{prefix}")
+
+
+def test_what_has_no_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(
+        InputError, match="dataset: found .*table.csv'; allowed: a .csv or .jsonl file that exists"
+    ):
+        splits_of(f"csv:{tmp_path / 'table.csv'}")
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_cell_of_ten_megabytes_is_read_or_named(tmp_path, row):
+    rows = ["text,category", "a,hi", "b,bye", "c,hi", "d,bye"]
+    rows[row] = "x" * 10_000_000 + ",category" if row == 0 else "x" * 10_000_000 + ",hi"
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    name = f"csv:{tmp_path / 'table.csv'}"
+    if row == 0:
+        with pytest.raises(InputError, match="table.csv header: found field larger than field limit"):
+            splits_of(name)
+    else:
+        assert len(splits_of(name)["train"].read(0)) == 10_000_000

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+import random
+import threading
 import types
 
 import numpy as np
@@ -100,6 +103,57 @@ PAIRS = {
         "f = nn.Identity()",
         "f = nn.Identity()\nf.register_forward_hook(lambda m, i, o: o * 2)",
     ),
+    "the order of parameters": (
+        "def f(x, a, b): return x * a + b\nf = functools.partial(f, a=2, b=3)",
+        "def f(x, b, a): return x * a + b\nf = functools.partial(f, a=2, b=3)",
+    ),
+    "a star": ("def f(x): return x", "def f(*x): return x"),
+    "an attribute of a function": (
+        "def f(x): return x * f.s\nf.s = 2",
+        "def f(x): return x * f.s\nf.s = 3",
+    ),
+    "a function in another's clothes": (
+        "@functools.wraps(np.mean)\ndef f(x): return x * 2",
+        "@functools.wraps(np.mean)\ndef f(x): return x * 3",
+    ),
+    "a named tuple's method": (
+        "import typing\nclass C(typing.NamedTuple):\n s: int\n def __call__(s, x): return x * 2\nf = C(1)",
+        "import typing\nclass C(typing.NamedTuple):\n s: int\n def __call__(s, x): return x + 2\nf = C(1)",
+    ),
+    "what a list of one's own holds": (
+        "class C(list):\n def __call__(s, x): return x + s[0]\nf = C([1])",
+        "class C(list):\n def __call__(s, x): return x + s[0]\nf = C([2])",
+    ),
+    "an attribute of a list of one's own": (
+        "class C(list): pass\nf = C([1])\nf.a = 1",
+        "class C(list): pass\nf = C([1])\nf.a = 2",
+    ),
+    "a dictionary's kind": ("f = {}", "import collections\nf = collections.OrderedDict()"),
+    "a kind of method": (
+        "class C:\n @staticmethod\n def g(*a): return a\nf = C()",
+        "class C:\n @classmethod\n def g(*a): return a\nf = C()",
+    ),
+    "a private slot": (
+        "class C:\n __slots__ = ('n', '__s')\n def __init__(s, a): s.n, s.__s = 0, a\nf = C(1)",
+        "class C:\n __slots__ = ('n', '__s')\n def __init__(s, a): s.n, s.__s = 0, a\nf = C(2)",
+    ),
+    "one slot by a text": (
+        "class C:\n __slots__ = 'scale'\n def __init__(s, a): s.scale = a\nf = C(1)",
+        "class C:\n __slots__ = 'scale'\n def __init__(s, a): s.scale = a\nf = C(2)",
+    ),
+    "fields of an array": (
+        "f = np.zeros(1, dtype=[('a', 'f4'), ('b', 'f4')])",
+        "f = np.zeros(1, dtype=[('b', 'f4'), ('a', 'f4')])",
+    ),
+    "the mode of a module": ("f = nn.Dropout()", "f = nn.Dropout().eval()"),
+    "weights in a list": (
+        "torch.manual_seed(0)\nf = nn.Identity()\nf.parts = [nn.Linear(2, 2)]",
+        "torch.manual_seed(1)\nf = nn.Identity()\nf.parts = [nn.Linear(2, 2)]",
+    ),
+    "a dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass C:\n a: int = 1\nf = C()",
+        "import dataclasses\n@dataclasses.dataclass\nclass C:\n a: int = 1\nf = C(2)",
+    ),
     "weights": (
         "torch.manual_seed(0)\nf = nn.Linear(2, 2)",
         "torch.manual_seed(1)\nf = nn.Linear(2, 2)",
@@ -128,6 +182,29 @@ def test_weights_may_be_left_out_where_they_have_a_hash_of_their_own():
     assert identity(one) != identity(other)
 
 
+@pytest.mark.parametrize("made", [
+    lambda x: setattr(x, "parts", [nn.Linear(2, 2)]),
+    lambda x: x.register_buffer("k", torch.rand(3), persistent=False),
+    lambda x: x.register_forward_hook(functools.partial(print, nn.Linear(2, 2))),
+])  # fmt: skip
+def test_only_weights_that_have_another_hash_are_left_out(made):
+    found = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        module = nn.Identity()
+        made(module)
+        found.add(identity(module, weights=False))
+    assert len(found) == 2
+
+
+def test_a_method_that_somebody_replaced_counts(monkeypatch):
+    before = identity(nn.Identity())
+    monkeypatch.setattr(nn.Identity, "forward", lambda self, x: 2 * x)
+    one = identity(nn.Identity())
+    monkeypatch.setattr(nn.Identity, "forward", lambda self, x: 3 * x)
+    assert len({before, one, identity(nn.Identity())}) == 3
+
+
 def test_what_refers_to_itself_comes_to_an_end():
     loop = [1]
     loop.append(loop)
@@ -139,7 +216,15 @@ def test_what_cannot_be_known_is_not_guessed():
     for unknown, found in (
         (made("def f(x): return own.g(x)", own=own), "the module helpers_of_mine"),
         (made("f = lambda x: it", it=iter([1])), "builtins.list_iterator"),
-        (made("f = lambda x: lock", lock=__import__("threading").Lock()), "lock"),
+        (made("f = lambda x: lock", lock=threading.Lock()), "lock"),
+        (made("f = random.Random(0)", random=random), "random.Random"),
+        (made("f = collections.defaultdict(int)", collections=collections), "defaultdict"),
+        (made("def f(x):\n import helpers_of_mine\n return x"), "the module helpers_of_mine"),
+        (made("def f(x): return eval('x')"), r"what f reaches with eval\(\)"),
+        (made("f = np.frompyfunc(lambda x: x, 1, 1)"), "ufunc"),
+        (made("f = torch.zeros(2).to_sparse()"), "layout"),
+        (made("f = np.array([f], dtype=object)", f=1), "array of object"),
+        (made("f = functools.singledispatch(lambda x: x)\nf.register(int, lambda x: x + 1)"), "weakref"),
     ):
         with pytest.raises(UnknownError, match=found):
             identity(unknown)

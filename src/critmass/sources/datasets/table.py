@@ -166,14 +166,17 @@ def _read(path: Path) -> Columns:
 
 def _csv(text: str, name: str) -> Columns:
     text = text.rstrip("\r\n")
-    header = next(csv.reader(io.StringIO(text, newline="")), [])
+    try:
+        header = next(csv.reader(io.StringIO(text, newline="")), [])
+    except csv.Error as error:
+        raise InputError(f"{name} header", said(str(error)), "names of columns") from error
     if len(set(header)) < len(header):
         raise InputError(f"{name} header", header, "a name of its own for every column")
     if not header:
         return {}
     try:
         frame = pl.read_csv(text.encode(), infer_schema=False)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         found = said(str(error).partition("\n")[0])
         raise _ragged(text, name) or InputError(
             name, found, "a .csv of rows as long as its header"

@@ -20,7 +20,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, said
+from critmass.files import sha256
 from critmass.sources.base import BadSampleError
 from critmass.sources.images import MAX_BYTES, SUFFIXES, decode
 
@@ -58,7 +60,7 @@ class Tree:
     folders: frozenset[str]
     ignored: int
 
-    identity = "paths and sizes of the files"
+    identity = "paths and SHA-256 of the files"
 
     def read(self, index: int) -> Any:
         """Return the RGB image of a file, or raise BadSampleError."""
@@ -74,12 +76,19 @@ class Tree:
     def digest(self) -> str:
         """Return a SHA-256 over all that `identity` says."""
         found = hashlib.sha256()
-        for path, *facts in zip(self.paths, *(column.tolist() for column in self._facts()), strict=True):
+        for path, *facts in zip(self.paths, *self._facts(), strict=True):
             found.update(f"{path}\0{facts}\n".encode())
         return found.hexdigest()
 
-    def _facts(self) -> tuple[NDArray[Any], ...]:
-        return (self.sizes,)
+    def _facts(self) -> tuple[Sequence[Any], ...]:
+        with ThreadPoolExecutor(thread_name_prefix="critmass-hash") as pool:
+            return (list(pool.map(self._sha256, self.paths)),)
+
+    def _sha256(self, path: str) -> str:
+        try:
+            return sha256(self.root / path)
+        except OSError as error:  # whoever reads it as a sample will say so
+            return f"unreadable: {error.strerror}"
 
     def _bytes(self, index: int) -> bytes:
         return (self.root / self.paths[index]).read_bytes()
@@ -100,8 +109,8 @@ class ZipTree(Tree):
 
     identity = "paths, sizes and CRC-32 of the members"
 
-    def _facts(self) -> tuple[NDArray[Any], ...]:
-        return self.sizes, self.crcs
+    def _facts(self) -> tuple[Sequence[Any], ...]:
+        return self.sizes.tolist(), self.crcs.tolist()
 
     def _bytes(self, index: int) -> bytes:
         size = int(self.sizes[index])
