@@ -287,6 +287,17 @@ def test_other_data_is_not_answered_from_the_old(content: dict[str, Any], tmp_pa
     assert table.equals(pl.read_parquet(tmp_path / "alone" / "results.parquet"))
 
 
+def test_a_folder_is_the_same_however_it_is_written(
+    study: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies.run(study)
+    monkeypatch.setattr(studies, "extract", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for data in (".", f"{tmp_path}/", str(tmp_path / "link")):
+        assert {state.state for _, state in studies.run(study, data=data)} == {"done"}
+
+
 def test_files_that_were_only_touched_are_the_same_files(study: studies.Study, tmp_path: Path) -> None:
     studies.run(study)
     before = results_of(tmp_path / "results")

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def described_files(request: Any) -> list[list[Any]]:
-    """Return path and state of every file that a request names, sorted: what changes when it is touched.
+    """Return true path and state of every file that a request names, sorted: what changes when it is touched.
 
     A name such as ``csv:data/train_*.csv``, ``folder:images`` or ``checkpoint:resnet18@weights.pt`` stands
     for the files it matches, a folder for all below it, an ONNX file for all beside it, among which its
@@ -22,7 +22,7 @@ def described_files(request: Any) -> list[list[Any]]:
         for name in {text, rest, rest.partition("?")[0], rest.partition("@")[2]} - {""}:
             for path in _matching(os.path.expanduser(name)):
                 home = os.path.dirname(path) or "." if path.endswith(".onnx") else path
-                found |= {file: _state(status) for file, status in _below(home)}
+                found |= {os.path.realpath(file): _state(status) for file, status in _below(home)}
     return [[file, *values] for file, values in sorted(found.items())]
 
 

@@ -564,8 +564,8 @@ class _Worker:
 
     def _stamp(self, job: Job) -> str:
         if job.id not in self.stamps:
-            request = self._request(job)
-            self.stamps[job.id] = content_id([request, described_files(request)])
+            # Not the request as it is filled in: ../data and /home/me/data may be one folder.
+            self.stamps[job.id] = content_id([job.id, described_files(self._request(job))])
         return self.stamps[job.id]
 
     def _result(self, cell: Cell, features: Features) -> Path:
