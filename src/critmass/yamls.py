@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,9 @@ def _check(path: Path, tree: yaml.Node | None) -> None:
             names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
             if not all(isinstance(name, str) for name in names):
                 raise InputError(str(path), said("a key that is no text"), "keys that are texts")
-            for name in names:
-                if names.count(name) > 1:
-                    line = f"the key {name!r} a second time, below line {node.start_mark.line + 1}"
-                    raise InputError(str(path), said(line), "each key once")
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                line = f"the key {twice[0]!r} a second time, below line {node.start_mark.line + 1}"
+                raise InputError(str(path), said(line), "each key once")
 
 
 def _check_values(path: Path, content: Any) -> None:
