@@ -17,6 +17,7 @@ import polars as pl
 import critmass as cm
 from critmass import atlas, study
 from critmass.inequalities import inequality
+from critmass.study_file import load_study
 
 IMAGES = "docs/images/results"
 STUDY, TOY = "local", "small"
@@ -26,7 +27,7 @@ TOY_SPARED = (("lite0", "digits"),)
 
 def main() -> None:
     with claims.run("make study", __doc__) as run:
-        asked = study.load_study(claims.ROOT / "studies" / f"{TOY if run.toy else STUDY}.yaml")
+        asked = load_study(claims.ROOT / "studies" / f"{TOY if run.toy else STUDY}.yaml")
         folder = run.cache / "study"
         states = study.run(asked, out=folder, data=str(run.data), progress=said)
         failed = [f"{cell.label}: {state.reason}" for cell, state in states if state.state != "done"]

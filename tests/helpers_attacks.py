@@ -26,6 +26,7 @@ from critmass.parquet import read_table
 from critmass.records import read_record
 from critmass.results import is_cell_of_pairs, load_cell, load_pairs
 from critmass.store import open_store
+from critmass.study_file import load_study
 from critmass.verifying import verify
 
 NAMED, HARMLESS, OTHER, RAW, MISSED = (
@@ -42,7 +43,7 @@ OUTCOMES = (NAMED, HARMLESS, OTHER, RAW, MISSED)
 def made(folder: Path) -> Path:
     """Run a small study in a folder; return its results."""
     with with_words():
-        states = studies.run(studies.load_study(written(tiny(folder), folder)))
+        states = studies.run(load_study(written(tiny(folder), folder)))
     assert {state.state for _, state in states} == {"done"}
     return folder / "results"
 

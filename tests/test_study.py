@@ -27,6 +27,7 @@ from critmass.measuring import measure
 from critmass.pairwise import similarity
 from critmass.records import read_record, write_record
 from critmass.stamps import described_files
+from critmass.study_file import Study, load_study
 
 KILLS = 20
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
@@ -49,8 +50,8 @@ def content(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def study(content: dict[str, Any], tmp_path: Path) -> studies.Study:
-    return studies.load_study(written(content, tmp_path))
+def study(content: dict[str, Any], tmp_path: Path) -> Study:
+    return load_study(written(content, tmp_path))
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -65,10 +66,10 @@ def results_of(folder: Path) -> dict[str, Any]:
 def test_the_studies_that_come_with_critmass_are_sound() -> None:
     for path in sorted((ROOT / "studies").glob("*.yaml")):
         if "reference" not in path.name:
-            assert studies.plan(studies.load_study(path))
+            assert studies.plan(load_study(path))
 
 
-def test_cells_in_order(study: studies.Study) -> None:
+def test_cells_in_order(study: Study) -> None:
     labels = [cell.label for cell in studies.plan(study)]
     ridge = ["ridge/random", "ridge/first", "cka/random", "cka/first"]
     small = [
@@ -85,14 +86,12 @@ def test_cells_in_order(study: studies.Study) -> None:
 
 
 def test_a_cells_id_is_what_is_asked_not_what_it_is_called(content: dict[str, Any], tmp_path: Path) -> None:
-    before = {cell.id for cell in studies.plan(studies.load_study(written(content, tmp_path)))}
+    before = {cell.id for cell in studies.plan(load_study(written(content, tmp_path)))}
     content["models"] = {"renamed": {**content["models"]["words"], "labels": {}}}
     content["features"] = [{"models": ["renamed"], "datasets": ["large", "small"]}]
-    assert {cell.id for cell in studies.plan(studies.load_study(written(content, tmp_path)))} == before
+    assert {cell.id for cell in studies.plan(load_study(written(content, tmp_path)))} == before
     content["measure"][0]["seed"] = 1
-    assert (
-        len({cell.id for cell in studies.plan(studies.load_study(written(content, tmp_path)))} & before) == 5
-    )
+    assert len({cell.id for cell in studies.plan(load_study(written(content, tmp_path)))} & before) == 5
 
 
 @pytest.mark.parametrize(
@@ -132,16 +131,16 @@ def test_what_is_wrong_with_a_file_is_named(
     content: dict[str, Any], tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
-        studies.load_study(written({**content, **change}, tmp_path))
+        load_study(written({**content, **change}, tmp_path))
 
 
 def test_files_that_are_no_studies(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"study: found '.*missing.yaml'; allowed: a YAML file that exists"):
-        studies.load_study(tmp_path / "missing.yaml")
+        load_study(tmp_path / "missing.yaml")
     for text in ("a: [", "- 1", "", "!!python/object/apply:os.system ['touch /tmp/owned']"):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(InputError, match=r"bad.yaml"):
-            studies.load_study(tmp_path / "bad.yaml")
+            load_study(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_files_that_are_no_studies(tmp_path: Path) -> None:
 def test_what_yaml_would_lose_or_unfold_without_end_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(InputError, match=words):
-        studies.load_study(tmp_path / "bad.yaml")
+        load_study(tmp_path / "bad.yaml")
 
 
 def test_keys_that_are_merged_are_no_duplicates(content: dict[str, Any], tmp_path: Path) -> None:
@@ -176,17 +175,17 @@ def test_keys_that_are_merged_are_no_duplicates(content: dict[str, Any], tmp_pat
         "measure:\n- &one\n  <<: &base {repeats: 2, scores: ridge}\n  repeats: 3\n- {<<: *one, sizes: [4]}\n"
     )
     (tmp_path / "study.yaml").write_text(text + merged)
-    first, second = studies.load_study(tmp_path / "study.yaml").measure
+    first, second = load_study(tmp_path / "study.yaml").measure
     assert (first.repeats, second.repeats, second.sizes, second.scores) == (3, 3, [4], ["ridge"])
 
 
 def test_a_layer_is_named_in_full(content: dict[str, Any], tmp_path: Path) -> None:
     content["features"][0]["layers"] = ["pen*"]
     with pytest.raises(InputError, match="layer: found 'pen.'; allowed: a layer by its full name"):
-        studies.load_study(written(content, tmp_path))
+        load_study(written(content, tmp_path))
 
 
-def test_a_run_gives_what_each_measurement_alone_gives(study: studies.Study, tmp_path: Path) -> None:
+def test_a_run_gives_what_each_measurement_alone_gives(study: Study, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     states = studies.run(study, progress=lambda *step: told.append(step))
     assert {state.state for _, state in states} == {"done"}
@@ -204,7 +203,7 @@ def test_a_run_gives_what_each_measurement_alone_gives(study: studies.Study, tmp
     assert len(table) == 2 * (2 * 2 * 3 + 2 * 3) + 5 * 2
 
 
-def test_the_table_of_pairs_tells_independent_from_disjoint(study: studies.Study, tmp_path: Path) -> None:
+def test_the_table_of_pairs_tells_independent_from_disjoint(study: Study, tmp_path: Path) -> None:
     studies.run(study, only=["*/pairs*"])
     table = pl.read_parquet(tmp_path / "results" / "pairs.parquet")
     assert table.filter(pairs="disjoint")["overlap"].to_list() == [0.0] * 6
@@ -226,26 +225,24 @@ def test_relative_folders_are_taken_from_the_study_file(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     asked = {**content, "data": "..", "results": "../out"}
-    study = studies.load_study(written(asked, tmp_path / "mine"))
+    study = load_study(written(asked, tmp_path / "mine"))
     states = studies.run(study, only=["*/small/*/centroid/*"])
     assert [state.state for _, state in states] == ["done"]
     assert (tmp_path / "out" / "results.parquet").exists()
     assert not list((tmp_path / "elsewhere").iterdir())
-    study = studies.load_study(written({**asked, "results": None}, tmp_path / "mine"))
+    study = load_study(written({**asked, "results": None}, tmp_path / "mine"))
     assert study.folder == tmp_path / "mine" / "results" / "tiny"
 
 
 def test_one_name_is_a_list_of_one(content: dict[str, Any], tmp_path: Path) -> None:
     content["features"] = [{"models": "words", "datasets": "small"}]
     content["measure"] = [{"scores": "ridge", "parts": "first"}]
-    study = studies.load_study(written(content, tmp_path))
+    study = load_study(written(content, tmp_path))
     assert study.measure[0].scores == ["ridge"]
     assert studies.plan(study)[0].label == "words/small/penultimate/ridge/first"
 
 
-def test_a_second_run_computes_nothing(
-    study: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_computes_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies.run(study)
     before = tree(tmp_path / "results")
     monkeypatch.setattr(studies, "extract", None)
@@ -256,7 +253,7 @@ def test_a_second_run_computes_nothing(
 
 def test_other_data_is_not_answered_from_the_old(content: dict[str, Any], tmp_path: Path) -> None:
     """Whether another folder is given or a file is edited: refused, cell by cell, and nothing is lost."""
-    study = studies.load_study(written(content, tmp_path))
+    study = load_study(written(content, tmp_path))
     studies.run(study)
     before = results_of(tmp_path / "results")
     other = tmp_path / "other"
@@ -281,14 +278,14 @@ def test_other_data_is_not_answered_from_the_old(content: dict[str, Any], tmp_pa
     assert {state.state for cell, state in studies.run(study) if cell.job.dataset == "small"} == {"failed"}
     shutil.rmtree(next((tmp_path / "results" / "features").glob("words-small-*")))
     assert {state.state for _, state in studies.run(study)} == {"done"}
-    alone = studies.load_study(written({**content, "results": str(tmp_path / "alone")}, tmp_path))
+    alone = load_study(written({**content, "results": str(tmp_path / "alone")}, tmp_path))
     studies.run(alone)
     table = pl.read_parquet(tmp_path / "results" / "results.parquet")
     assert table.equals(pl.read_parquet(tmp_path / "alone" / "results.parquet"))
 
 
 def test_a_folder_is_the_same_however_it_is_written(
-    study: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studies.run(study)
     monkeypatch.setattr(studies, "extract", None)
@@ -298,7 +295,7 @@ def test_a_folder_is_the_same_however_it_is_written(
         assert {state.state for _, state in studies.run(study, data=data)} == {"done"}
 
 
-def test_files_that_were_only_touched_are_the_same_files(study: studies.Study, tmp_path: Path) -> None:
+def test_files_that_were_only_touched_are_the_same_files(study: Study, tmp_path: Path) -> None:
     studies.run(study)
     before = results_of(tmp_path / "results")
     (tmp_path / "small_test.csv").touch()
@@ -309,7 +306,7 @@ def test_files_that_were_only_touched_are_the_same_files(study: studies.Study, t
 def test_data_in_a_folder_of_an_odd_name_is_looked_at_too(tmp_path: Path) -> None:
     folder = tmp_path / "run[1]"
     folder.mkdir()
-    study = studies.load_study(written(tiny(folder), folder))
+    study = load_study(written(tiny(folder), folder))
     studies.run(study, only=["*/small/*/centroid/*"])
     csv = folder / "small_train.csv"
     csv.write_text(csv.read_text().replace("topic 1", "topic 9"))
@@ -340,7 +337,7 @@ def test_the_files_of_a_request_are_found(tmp_path: Path) -> None:
 
 
 def test_layers_that_another_run_asked_for_are_not_forgotten(content: dict[str, Any], tmp_path: Path) -> None:
-    study = studies.load_study(written(content, tmp_path))
+    study = load_study(written(content, tmp_path))
     studies.run(study)
     (record,) = (tmp_path / "results" / "states").glob("words-small-*.features.json")
     known = read_record(record)
@@ -351,10 +348,10 @@ def test_layers_that_another_run_asked_for_are_not_forgotten(content: dict[str, 
     assert read_record(record)["features"] == {**known["features"], "other": "f" * 16}
 
 
-def test_results_are_one_study_s(content: dict[str, Any], study: studies.Study, tmp_path: Path) -> None:
+def test_results_are_one_study_s(content: dict[str, Any], study: Study, tmp_path: Path) -> None:
     studies.run(study, only=["*/centroid/*"])
     before = results_of(tmp_path / "results")
-    other = studies.load_study(written({**content, "name": "other"}, tmp_path))
+    other = load_study(written({**content, "name": "other"}, tmp_path))
     with pytest.raises(InputError, match="a folder for study 'other'; it has those of 'tiny'"):
         studies.run(other)
     store = next((tmp_path / "results" / "features").glob("*/*"))
@@ -366,7 +363,7 @@ def test_results_are_one_study_s(content: dict[str, Any], study: studies.Study, 
 def test_one_question_in_two_words_has_one_answer(content: dict[str, Any], tmp_path: Path) -> None:
     content["measure"] = [{"scores": "ridge", "sizes": sizes} for sizes in ([0.5], [16], [16, 0.5])]
     content["pairs"] = []
-    study = studies.load_study(written(content, tmp_path))
+    study = load_study(written(content, tmp_path))
     assert {state.state for _, state in studies.run(study)} == {"done"}
     assert len(list((tmp_path / "results" / "cells").iterdir())) == 2
     table = pl.read_parquet(tmp_path / "results" / "results.parquet")
@@ -375,7 +372,7 @@ def test_one_question_in_two_words_has_one_answer(content: dict[str, Any], tmp_p
 
 @pytest.mark.parametrize("damaged", ["cells", "states"])
 def test_one_damaged_file_fails_one_cell_and_the_next_run_mends_it(
-    study: studies.Study, tmp_path: Path, damaged: str
+    study: Study, tmp_path: Path, damaged: str
 ) -> None:
     studies.run(study)
     before = results_of(tmp_path / "results")
@@ -406,7 +403,7 @@ def test_names_in_a_study_write_nothing_outside_its_results(content: dict[str, A
     folder.mkdir(parents=True)
     content["results"] = "results"
     untouched = tree(tmp_path)
-    study = studies.load_study(written(content, folder))
+    study = load_study(written(content, folder))
     assert {state.state for _, state in studies.run(study)} == {"done"}
     new = [path for path in tree(tmp_path) if path not in untouched]
     assert all(path.startswith("deep/deeper/study/") for path in new)
@@ -419,7 +416,7 @@ def test_a_cell_that_fails_stops_no_other(content: dict[str, Any], tmp_path: Pat
     content["measure"].append(
         {"scores": ["ridge"], "metric": "r2", "models": ["words"], "datasets": ["small"]}
     )
-    study = studies.load_study(written(content, tmp_path))
+    study = load_study(written(content, tmp_path))
     states = {cell.id: (cell.label, state) for cell, state in studies.run(study)}
     failed = [(label, state.reason) for label, state in states.values() if state.state == "failed"]
     assert sum(label.startswith("absent/") for label, _ in failed) == 13
@@ -427,12 +424,12 @@ def test_a_cell_that_fails_stops_no_other(content: dict[str, Any], tmp_path: Pat
     assert [reason for label, reason in failed if label.startswith("words/")] != []
     assert sum(state.state == "done" for _, state in states.values()) == 13
     content["models"]["absent"]["model"] = "words:"
-    again = studies.run(studies.load_study(written(content, tmp_path)))
+    again = studies.run(load_study(written(content, tmp_path)))
     assert sum(state.state == "failed" for _, state in again) == 1
 
 
 def test_a_fault_of_ours_is_noted_with_its_traceback(
-    study: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a fault")
@@ -446,7 +443,7 @@ def test_a_fault_of_ours_is_noted_with_its_traceback(
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(content: dict[str, Any], tmp_path: Path) -> None:
-    undisturbed = studies.load_study(written({**content, "results": str(tmp_path / "undisturbed")}, tmp_path))
+    undisturbed = load_study(written({**content, "results": str(tmp_path / "undisturbed")}, tmp_path))
     started = time.monotonic()
     studies.run(undisturbed)
     length = time.monotonic() - started
@@ -474,15 +471,15 @@ def test_two_processes_lose_nothing_and_compute_nothing_twice(
     path = written(content, tmp_path)
     children = [start(run_study, path) for _ in range(2)]
     assert [finished(child) for child in children] == [0, 0]
-    study = studies.load_study(path)
+    study = load_study(path)
     assert {state.state for _, state in studies.status(study)} == {"done"}
     assert len(list((tmp_path / "results" / "cells").iterdir())) == 13
-    alone = studies.load_study(written({**content, "results": str(tmp_path / "alone")}, tmp_path))
+    alone = load_study(written({**content, "results": str(tmp_path / "alone")}, tmp_path))
     studies.run(alone)
     assert results_of(tmp_path / "results") == results_of(tmp_path / "alone")
 
 
-def test_a_cell_that_another_process_holds_is_left_to_it(study: studies.Study, tmp_path: Path) -> None:
+def test_a_cell_that_another_process_holds_is_left_to_it(study: Study, tmp_path: Path) -> None:
     cell = studies.plan(study)[0]
     lock = tmp_path / "results" / "locks" / f"{cell.id}.lock"
     code = (
@@ -502,7 +499,7 @@ def test_a_cell_that_another_process_holds_is_left_to_it(study: studies.Study, t
     assert studies.state_of(tmp_path / "results", cell).state == "done"
 
 
-def test_figures_are_drawn_from_tables(study: studies.Study, tmp_path: Path) -> None:
+def test_figures_are_drawn_from_tables(study: Study, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="figure accuracy: found no finished cells for it in study 'tiny'"):
         figure_table("accuracy", study)
     with pytest.raises(InputError, match="figure: found 'acuracy'; .*did you mean 'accuracy'"):

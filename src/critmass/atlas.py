@@ -21,7 +21,8 @@ from critmass.files import create_atomic
 from critmass.inequalities import inequality
 from critmass.parts import units_of
 from critmass.redundancy import Redundancy
-from critmass.study import Cell, Study, load
+from critmass.study import Cell, load
+from critmass.study_file import Study
 
 PANELS = ((600, 380), (370, 260), (260, 200))
 """Width and height of a panel where there are one, two or more of them side by side, in pixels."""

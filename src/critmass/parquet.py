@@ -1,8 +1,7 @@
-"""Parquet files: other people's, where any fault becomes one clear error; and ours, with a checksum.
+"""Our tables as Parquet files, with a checksum over their bytes.
 
-What reads Parquet may panic over a damaged file, or even abort the process. So a table of ours has a checksum
-over its bytes, which is checked before anything reads them: it stands in the file's own metadata, and counts
-as zeros there.
+What reads Parquet may panic over a damaged file, or even abort the process. So the checksum is
+checked before anything reads the bytes: it stands in the file's own metadata, and counts as zeros there.
 """
 
 from __future__ import annotations
@@ -14,26 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from critmass.errors import InputError, StoreError, said
+from critmass.errors import StoreError, said
 from critmass.files import write_atomic
 
 _NO_DIGITS = b"0" * 64
 _SEAL = re.compile(rb"critmass-sealed-([0-9a-f]{64})")
-
-
-def read_parquet(path: Path) -> pl.DataFrame:
-    """Return the table in a Parquet file.
-
-    Raises
-    ------
-    InputError
-        For a file that is none, or damaged: polars' panics, which are no `Exception`, among others.
-    """
-    try:
-        return pl.read_parquet(path)
-    except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001
-        found = said(f"{type(error).__name__}: {error}")
-        raise InputError(str(path), found, "a readable .parquet file", "write the file again") from None
 
 
 def write_table(path: Path, frame: pl.DataFrame) -> None:

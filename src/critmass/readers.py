@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from critmass import validation
 from critmass.errors import InputError, said, unknown
-from critmass.parquet import read_parquet
 from critmass.tensors import map_tensors
 
 SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
@@ -58,7 +57,7 @@ def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
         return _by_key(path, map_tensors(path))
     if path.suffix == ".npy":
         return _pair(path)
-    return _parquet(path, read_parquet(path), columns)
+    return _parquet(path, _parsed(path, pl.read_parquet), columns)
 
 
 def load_npy(path: Path, name: str) -> NDArray[Any]:
@@ -83,7 +82,7 @@ def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
         return parse(path)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, pl.exceptions.PanicException) as error:  # a panic of polars is no Exception
         if isinstance(error, MemoryError):
             found = said(f"more than memory holds ({error})")
             raise InputError(str(path), found, "a file that fits", "give the process more memory") from None

@@ -123,7 +123,7 @@ def _seal(label: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
 
 def _add(digest: Any, name: str, tensor: NDArray[Any]) -> None:
     digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-    digest.update(np.ascontiguousarray(tensor).tobytes())
+    digest.update(np.ascontiguousarray(tensor).data)
 
 
 def _safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:

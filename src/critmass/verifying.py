@@ -13,7 +13,7 @@ from critmass.errors import CritmassError, StoreError, said
 from critmass.parquet import read_table
 from critmass.records import read_record
 from critmass.store import MANIFEST, is_store, open_store
-from critmass.study import CELL_FILE, PAIRS
+from critmass.study import CLAIM, MADE_FROM, PAIRS, read_state
 
 KINDS = ("shards", "cells", "states", "tables")
 
@@ -95,16 +95,12 @@ def _cell(file: Path) -> int:
 
 
 def _state(file: Path) -> int:
-    record = read_record(file)
-    if "cell" not in record:  # what features were made from
+    if file.stem == CLAIM or file.name.endswith(MADE_FROM):
+        read_record(file)
         return 1
-    cell = record.get("file", "")
-    if record["cell"] != file.stem:
-        raise StoreError(str(file), said(f"the state of {record['cell']}"), "that of the cell in its name")
-    if record.get("state") == "done" and not (
-        CELL_FILE.fullmatch(cell) and (file.parents[1] / cell).exists()
-    ):
-        raise StoreError(str(file), said(f"no {cell}"), "the cell that is done", "run the study again")
+    state = read_state(file)
+    if state.state == "done" and not (file.parents[1] / state.file).exists():
+        raise StoreError(str(file), said(f"no {state.file}"), "the cell that is done", "run the study again")
     return 1
 
 

@@ -50,6 +50,7 @@ ROOMS = (
         "mitigation",
         "pairwise",
         "testing",
+        "study_file",
         "study",
         "verifying",
         "figures",

@@ -50,8 +50,9 @@ def study_run(
     """
     from critmass import measuring
     from critmass import study as studies
+    from critmass.study_file import load_study
 
-    loaded = studies.load_study(study)
+    loaded = load_study(study)
     if dry_run:
         _print_states(studies.status(loaded, out=out, only=only), json=json)
         return
@@ -95,8 +96,9 @@ def study_status(
         Print one JSON object.
     """
     from critmass import study as studies
+    from critmass.study_file import load_study
 
-    _print_states(studies.status(studies.load_study(study), out=out, only=only), json=json)
+    _print_states(studies.status(load_study(study), out=out, only=only), json=json)
 
 
 def figure(
@@ -125,7 +127,7 @@ def figure(
         Print one JSON object.
     """
     from critmass import atlas
-    from critmass.study import load_study
+    from critmass.study_file import load_study
 
     loaded = load_study(study)
     names = [name] if name != "all" else atlas.drawable(loaded, out=out)
