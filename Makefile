@@ -15,9 +15,9 @@ BASE := .venv-base
 CLAIMS := .venv-claims
 DIST := .venv-dist
 # From arrays to answers: tests that need no extra. Where one test of a file does, it is skipped and says so.
-CORE := $(addprefix tests/, test_features.py test_store.py test_shards.py test_validation.py test_readers.py \
-	test_files.py test_parts.py test_redundancy.py test_results.py test_measuring.py test_mitigation.py \
-	test_moments.py sources/test_selection.py scores/test_contract.py whole/test_archive.py)
+CORE := $(addprefix tests/, features/ parts/test_parts.py curves/test_redundancy.py curves/test_cells.py \
+	curves/test_measure.py deploy/test_choose.py linalg/test_moments.py io/test_files.py \
+	sources/test_selection.py scores/test_contract.py whole/test_archive.py)
 # Memory that glibc gives back after each batch of a network, it fetches again page by page, which can take half the time.
 KEEP_MEMORY := MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 PIP_FLAGS := --quiet --disable-pip-version-check

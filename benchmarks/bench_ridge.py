@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeClassifier
 from subject import Part, Subject
 from timing import take_turns
 
-from critmass.moments import accumulate
+from critmass.linalg.moments import accumulate
 from critmass.scores.ridge import PENALTIES
 
 PER_ROW = 0.01

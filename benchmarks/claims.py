@@ -43,21 +43,22 @@ WRITES = {
 TAKEN_OUT = "*Not measured on this source: `{}` writes what belongs here.*"
 
 MEASURING = (
-    *("arrays", "bases", "curve", "features", "gini", "inequalities", "labels", "measuring", "moments"),
-    *("pairwise", "parts", "redundancy", "rng", "scores", "validation"),
+    *("curves.curve", "curves.gini", "curves.inequality", "curves.measure", "curves.redundancy"),
+    *("curves.similarity", "features.features", "features.labels", "features.validation"),
+    *("linalg", "parts", "scores"),
 )
-EXTRACTING = ("arrays", "demo", "extraction", "labels", "rng", "sources")
-STORING = ("files", "readers", "shards", "store", "tensors")
+EXTRACTING = ("demo", "extraction", "features.labels", "linalg.arrays", "linalg.rng", "sources")
+STORING = ("features.readers", "features.shards", "features.store", "io.files", "io.tensors")
 ROOMS = {
     "make bench": MEASURING,
     "make probes": (*MEASURING, *EXTRACTING),
     "make throughput": (*EXTRACTING, *STORING),
-    "make intervals": ("arrays", "curve", "redundancy", "rng"),
+    "make intervals": ("curves.curve", "curves.redundancy", "linalg.arrays", "linalg.rng"),
     "make study": (*MEASURING, *EXTRACTING),
     "make docs": (*MEASURING, *EXTRACTING),
-    "make attacks": (*STORING, "parquet", "records", "results", "study", "verifying"),
+    "make attacks": (*STORING, "io.parquet", "io.records", "curves.cells", "studies"),
 }
-"""Rooms of critmass that make a command's numbers. The others plan, keep, print and draw them."""
+"""Modules and folders of critmass that make a command's numbers. The others plan, keep, print and draw them."""
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,20 @@ def fresh(folder: Path, source: str) -> Path:
 
 def loaded(command: str) -> list[str]:
     """Return the modules that this process has loaded and that make the command's numbers."""
-    return sorted(name for name in sys.modules if _room(name) in ROOMS[command])
+    return sorted(name for name in sys.modules if _is_in(ROOMS[command], name))
 
 
 def every_module() -> list[str]:
     """Return all modules that make a command's numbers."""
-    rooms = set(itertools.chain(*ROOMS.values()))
+    rooms = [*itertools.chain(*ROOMS.values())]
     paths = (path.relative_to(SOURCE).with_suffix("") for path in (SOURCE / "critmass").rglob("*.py"))
     modules = (".".join(path.parts).removesuffix(".__init__") for path in paths)
-    return sorted(module for module in modules if _room(module) in rooms)
+    return sorted(module for module in modules if _is_in(rooms, module))
 
 
-def _room(module: str) -> str | None:
-    """Return the folder or module right below our package."""
-    package, *inside = module.split(".")
-    return inside[0] if package == "critmass" and inside else None
+def _is_in(rooms: Iterable[str], module: str) -> bool:
+    """Whether a module of our package is one of these, or in one of these folders."""
+    return any(f"{module}.".startswith(f"critmass.{room}.") for room in rooms)
 
 
 def hashes(modules: Iterable[str]) -> dict[str, str | None]:

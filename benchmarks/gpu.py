@@ -19,8 +19,8 @@ from scaling import made
 from timing import seconds
 
 import critmass as cm
-from critmass.arrays import resolve_device
-from critmass.moments import accumulate
+from critmass.linalg.arrays import resolve_device
+from critmass.linalg.moments import accumulate
 from critmass.sources import open_model
 
 FULL = {"n": 50_000, "d": 2048, "classes": 100, "epochs": 50, "product": 8192, "images": 1250}

@@ -15,9 +15,10 @@ import claims
 import polars as pl
 
 import critmass as cm
-from critmass import atlas, study
-from critmass.inequalities import inequality
-from critmass.study_file import load_study
+from critmass.curves.inequality import inequality
+from critmass.report import study_figures
+from critmass.studies import run as study
+from critmass.studies.config import load_study
 
 IMAGES = "docs/images/results"
 STUDY, TOY = "local", "small"
@@ -33,7 +34,7 @@ def main() -> None:
         failed = [f"{cell.label}: {state.reason}" for cell, state in states if state.state != "done"]
         if failed:
             sys.exit("cells that failed:\n" + "\n".join(failed))
-        results = atlas.Results(asked, study.load(asked, out=folder))
+        results = study_figures.Results(asked, study.load(asked, out=folder))
         images = dict(figures(asked, folder))
         spared = mitigations(results, folder, TOY_SPARED if run.toy else SPARED)
         text = "\n\n".join([*tables(results), *spared, "## Figures", *shown(images)])
@@ -46,7 +47,7 @@ def said(what: str, done: int, total: int) -> None:
         print(f"{done} of {total} cells", file=sys.stderr, flush=True)
 
 
-def tables(results: atlas.Results) -> Iterable[str]:
+def tables(results: study_figures.Results) -> Iterable[str]:
     yield "## Diffused redundancy"
     yield "Ridge probes, five random orders, the paper's fractions; 95% interval by test inversion."
     yield table(
@@ -63,7 +64,7 @@ def tables(results: atlas.Results) -> Iterable[str]:
                 f"{curve.redundancy(0.95).dr:.2f}",
                 f"{curve.redundancy(0.99).dr:.2f}",
             ]
-            for names, curve in atlas.penultimate(atlas.probes(results, parts="random"))
+            for names, curve in study_figures.penultimate(study_figures.probes(results, parts="random"))
         ],
     )
     yield "CKA (debiased) of parts with the whole."
@@ -72,7 +73,7 @@ def tables(results: atlas.Results) -> Iterable[str]:
         [
             [names["model"], names["dataset"], str(curve.n_neurons)]
             + [f"{curve.redundancy(delta).dr:.2f}" for delta in (0.8, 0.9, 0.95)]
-            for names, curve in atlas.penultimate(results.curves(parts="random"))
+            for names, curve in study_figures.penultimate(results.curves(parts="random"))
             if curve.score == "cka"
         ],
     )
@@ -85,7 +86,7 @@ def tables(results: atlas.Results) -> Iterable[str]:
             [names["model"], names["dataset"], names["parts"]]
             + [at(curve, share) for share in shares]
             + [f"{curve.whole:.3f}"]
-            for names, curve in atlas.penultimate(atlas.probes(results))
+            for names, curve in study_figures.penultimate(study_figures.probes(results))
             if names["dataset"] in {n["dataset"] for n, _ in results.curves(parts="pca")}
             and names["model"] in {n["model"] for n, _ in results.curves(parts="pca")}
         ],
@@ -126,15 +127,15 @@ def tables(results: atlas.Results) -> Iterable[str]:
     layers = [
         [names["model"], names["dataset"], names["layer"], str(curve.n_neurons), f"{curve.whole:.3f}"]
         + [f"{curve.redundancy(delta).dr:.2f}" for delta in (0.9, 0.95)]
-        for names, curve in atlas.probes(results, parts="random")
+        for names, curve in study_figures.probes(results, parts="random")
         if names["model"] in {n["model"] for n, _ in results.curves() if n["layer"] != "penultimate"}
         and names["dataset"] in {n["dataset"] for n, _ in results.curves() if n["layer"] != "penultimate"}
     ]
     yield table(["model", "dataset", "layer", "d", "whole", "DR(.9)", "DR(.95)"], layers)
 
 
-def loss(results: atlas.Results) -> Iterable[list[str]]:
-    for names, curve in atlas.penultimate(atlas.probes(results, parts="random")):
+def loss(results: study_figures.Results) -> Iterable[list[str]]:
+    for names, curve in study_figures.penultimate(study_figures.probes(results, parts="random")):
         frame = inequality(curve).frame.filter(pl.col("by") == "class")
         size = curve.redundancy(0.9).critical_mass
         part = frame.filter(pl.col("size") == size).row(0, named=True)
@@ -153,7 +154,9 @@ def loss(results: atlas.Results) -> Iterable[list[str]]:
         ]
 
 
-def mitigations(results: atlas.Results, folder: Path, spared: Iterable[tuple[str, str]]) -> Iterable[str]:
+def mitigations(
+    results: study_figures.Results, folder: Path, spared: Iterable[tuple[str, str]]
+) -> Iterable[str]:
     yield "## Sparing the worst class"
     yield (
         "Ridge probes, five repeats, on test rows that no choice has seen: random parts; the same with classes weighted "
@@ -220,15 +223,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def figures(asked: study.Study, folder: Path) -> Iterable[tuple[str, bytes]]:
     """Return every figure that the study has cells for, as SVG."""
     with tempfile.TemporaryDirectory() as scratch:
-        for name in atlas.drawable(asked, out=folder):
-            if name in atlas.FIGURES:
-                atlas.write_figure(name, asked, out=folder, into=Path(scratch))
+        for name in study_figures.drawable(asked, out=folder):
+            if name in study_figures.FIGURES:
+                study_figures.write_figure(name, asked, out=folder, into=Path(scratch))
                 yield name, (Path(scratch) / f"{name}.svg").read_bytes()
 
 
 def shown(names: Iterable[str]) -> Iterable[str]:
     for name in names:
-        yield f"![{atlas.FIGURES[name].description}](images/results/{name}.svg)"
+        yield f"![{study_figures.FIGURES[name].description}](images/results/{name}.svg)"
 
 
 if __name__ == "__main__":

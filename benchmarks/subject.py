@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from timing import Sampled, sampled
 
 import critmass as cm
-from critmass.parts import make_parts, resolve_sizes
+from critmass.parts.parts import make_parts, resolve_sizes
 
 REPEATS = 5
 

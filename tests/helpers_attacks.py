@@ -19,15 +19,15 @@ from helpers_data import tree
 from helpers_processes import extract_and_measure, with_words
 from helpers_study import tiny, written
 
-from critmass import study as studies
+from critmass.curves.cells import is_cell_of_pairs, load_cell, load_pairs
 from critmass.errors import CritmassError, InputError
-from critmass.features import Features
-from critmass.parquet import read_table
-from critmass.records import read_record
-from critmass.results import is_cell_of_pairs, load_cell, load_pairs
-from critmass.store import open_store
-from critmass.study_file import load_study
-from critmass.verifying import verify
+from critmass.features.features import Features
+from critmass.features.store import open_store
+from critmass.io.parquet import read_table
+from critmass.io.records import read_record
+from critmass.studies import run as studies
+from critmass.studies.config import load_study
+from critmass.studies.verify import verify
 
 NAMED, HARMLESS, OTHER, RAW, MISSED = (
     "named",
@@ -176,7 +176,7 @@ def undisturbed(folder: Path) -> dict[str, bytes | None]:
 
 def unfinished(store: Path, count: int, seed: int) -> Counter[str]:
     """Damage shards of a store that has no manifest yet; resuming must make each again."""
-    from critmass.store import StoreWriter
+    from critmass.features.store import StoreWriter
 
     generator = random.Random(seed)  # noqa: S311
     opened = open_store(store)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from critmass.redundancy import redundancy
-from critmass.scores.base import Measurement
+from critmass.curves.redundancy import redundancy
+from critmass.scores.protocols import Measurement
 
 COARSE = np.array([1, 2, 4, 8, 16, 32, 48, 64])
 FINE = np.arange(1, 25)

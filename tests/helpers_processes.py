@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 
-IMPORTED = ["pytest", "critmass.cli", "critmass.study", "critmass.scores.centroid", "scipy.linalg"]
+IMPORTED = ["pytest", "critmass.cli", "critmass.studies.run", "critmass.scores.centroid", "scipy.linalg"]
 
 
 def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
@@ -48,7 +48,7 @@ class Words:
         return {"name": self.name}
 
     def layers(self) -> dict[str, Any]:
-        from critmass.sources.base import Layer
+        from critmass.sources.protocols import Layer
 
         return {"penultimate": Layer((self.width,), self.width)}
 
@@ -65,7 +65,7 @@ class Words:
 
 def with_words() -> Any:
     """Return a context in which ``words:`` is the name of a model."""
-    from critmass import extraction
+    from critmass.extraction import extract as extraction
 
     opened = extraction.open_model
 
@@ -96,7 +96,7 @@ class Slow:
         return {"name": self.name}
 
     def layers(self) -> dict[str, Any]:
-        from critmass.sources.base import Layer
+        from critmass.sources.protocols import Layer
 
         return {"penultimate": Layer((6,), 6)}
 
@@ -120,7 +120,7 @@ class Dots:
         return {"name": self.name}
 
     def splits(self) -> dict[str, Any]:
-        from critmass.sources.base import Samples
+        from critmass.sources.protocols import Samples
 
         rng = np.random.default_rng(1)
         sizes = {"train": 100, "test": 60}
@@ -137,7 +137,8 @@ def extract_and_measure(folder: Path, pause: float) -> None:
     Each batch and each flush to disk sleeps for a while, so that a kill is as likely in the middle of a
     write as in the middle of the work.
     """
-    from critmass import extraction, measuring
+    from critmass.curves import measure as measuring
+    from critmass.extraction import extract as extraction
 
     flush = os.fsync
 

@@ -20,12 +20,12 @@ import pytest
 from helpers_data import blobs, flip, tree
 
 from critmass import cli
-from critmass.features import Features
-from critmass.inequalities import inequality
-from critmass.measuring import measure
-from critmass.results import load_curves
+from critmass.curves.cells import load_curves
+from critmass.curves.inequality import inequality
+from critmass.curves.measure import measure
+from critmass.features.features import Features
 from critmass.scores import make_score
-from critmass.sources.base import Layer
+from critmass.sources.protocols import Layer
 
 COMMANDS = ["demo", "extract", "measure", "inequality", "choose", "figure", "report", "verify", "list"]
 RECORD_KEYS = {"features", "score", "parts", "delta", "dr", "low", "high", "critical_mass", "n_neurons"}
@@ -492,7 +492,7 @@ class Sums:
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("critmass.extraction.open_model", lambda name, **asked: Sums())
+    monkeypatch.setattr("critmass.extraction.extract.open_model", lambda name, **asked: Sums())
     x = np.arange(20, dtype=np.uint8)[:, None, None] * np.ones((2, 2), np.uint8)
     y = np.arange(20) % 4
     np.savez(tmp_path / "images.npz", X_train=x, y_train=y, X_val=x[:8], y_val=y[:8])
@@ -870,7 +870,7 @@ def test_an_internal_error_leaves_a_log(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr("critmass.measuring.measure", broken)
+    monkeypatch.setattr("critmass.curves.measure.measure", broken)
     code, out, err = run("measure", npz)
     (log,) = logs.iterdir()
     assert (code, out) == (1, "")
@@ -886,7 +886,7 @@ def test_stopped_from_the_keyboard(run: Any, npz: Path, monkeypatch: pytest.Monk
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("critmass.measuring.measure", stop)
+    monkeypatch.setattr("critmass.curves.measure.measure", stop)
     assert run("measure", npz) == (130, "", "critmass: stopped; run the same command again to go on\n")
 
 

@@ -9,31 +9,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from critmass.curve import Curve
+    from critmass.curves.curve import Curve
+    from critmass.curves.inequality import Inequality, inequality
+    from critmass.curves.measure import measure
+    from critmass.curves.redundancy import Redundancy
+    from critmass.curves.similarity import Similarity, similarity
+    from critmass.deploy.choose import choose_parts
     from critmass.errors import CritmassError, InputError
-    from critmass.extraction import extract
-    from critmass.features import Features
-    from critmass.inequalities import Inequality, inequality
-    from critmass.measuring import measure
-    from critmass.mitigation import choose_parts
-    from critmass.pairwise import Similarity, similarity
-    from critmass.redundancy import Redundancy
+    from critmass.extraction.extract import extract
+    from critmass.features.features import Features
     from critmass.scores.cka import cka
 
 _HOMES = {
-    "Curve": "critmass.curve",
+    "Curve": "critmass.curves.curve",
     "CritmassError": "critmass.errors",
-    "Features": "critmass.features",
-    "Inequality": "critmass.inequalities",
+    "Features": "critmass.features.features",
+    "Inequality": "critmass.curves.inequality",
     "InputError": "critmass.errors",
-    "Redundancy": "critmass.redundancy",
-    "Similarity": "critmass.pairwise",
-    "choose_parts": "critmass.mitigation",
+    "Redundancy": "critmass.curves.redundancy",
+    "Similarity": "critmass.curves.similarity",
+    "choose_parts": "critmass.deploy.choose",
     "cka": "critmass.scores.cka",
-    "extract": "critmass.extraction",
-    "inequality": "critmass.inequalities",
-    "measure": "critmass.measuring",
-    "similarity": "critmass.pairwise",
+    "extract": "critmass.extraction.extract",
+    "inequality": "critmass.curves.inequality",
+    "measure": "critmass.curves.measure",
+    "similarity": "critmass.curves.similarity",
 }
 
 __all__ = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from critmass.curve import Curve
-from critmass.extraction import extract
-from critmass.measuring import measure
+from critmass.curves.curve import Curve
+from critmass.curves.measure import measure
+from critmass.extraction.extract import extract
 from critmass.progress import Progress
 from critmass.report import write_report
 

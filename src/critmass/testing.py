@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from critmass.arrays import Floats, Indices, resolve_device
+from critmass.curves.measure import measure
 from critmass.errors import InputError
-from critmass.features import Features
-from critmass.measuring import measure
-from critmass.parts import make_parts, resolve_sizes
+from critmass.features.features import Features
+from critmass.linalg.arrays import Floats, Indices, resolve_device
+from critmass.parts.parts import make_parts, resolve_sizes
 from critmass.scores import MomentScore, Run, Score, make_score
-from critmass.scores.base import settings_of
 from critmass.scores.custom import Custom
+from critmass.scores.protocols import settings_of
 
 
 def made_up(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 import critmass as cm
-from critmass.parts import Bases, Orders, make_parts, resolve_sizes
+from critmass.parts.parts import Bases, Orders, make_parts, resolve_sizes
 from critmass.scores import Run, make_score
 from critmass.scores import cka as module
 from critmass.testing import made_up
@@ -89,7 +89,7 @@ def test_a_kernel_of_all_rows_needs_no_sums_of_third_order(monkeypatch):
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr("critmass.moments.add_product", refuse)
+    monkeypatch.setattr("critmass.linalg.moments.add_product", refuse)
     for estimator in module.ESTIMATORS:
         module.kernel(x, estimator)
     centred = x - x.mean(axis=0)

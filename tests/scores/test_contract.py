@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import critmass as cm
-from critmass.measuring import measure
+from critmass.curves.measure import measure
 from critmass.scores import SCORES, make_score
 from critmass.testing import ScoreContract, made_up
 

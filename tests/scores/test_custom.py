@@ -10,6 +10,8 @@ from sklearn.naive_bayes import GaussianNB
 
 import critmass as cm
 from critmass import scores
+from critmass.features.features import Split
+from critmass.parts.parts import make_parts
 from critmass.scores import Run, make_score
 from critmass.scores.ridge import Ridge
 from critmass.testing import made_up
@@ -44,7 +46,7 @@ def test_credits_have_an_interval_and_a_number_has_none(features):
     np.testing.assert_allclose(by_row.measurement.scores, whole.measurement.scores, atol=1e-12)
     assert by_row.redundancy(0.8).low is not None
     assert whole.redundancy(0.8).low is None
-    right = np.array([bayes(*(cm.features.Split(s.x, s.y) for s in features.splits.values()))]).astype(float)
+    right = np.array([bayes(*(Split(s.x, s.y) for s in features.splits.values()))]).astype(float)
     assert by_row.measurement.covariance[-1, -1, -1] == pytest.approx(right.var(ddof=1))
 
 
@@ -116,7 +118,7 @@ def test_ridge_with_class_weights_is_the_same_both_ways(features):
     fs = cm.Features.from_arrays(
         (x[:120], y[:120]), test=(x[120:], y[120:]), weights={"train": np.linspace(0.5, 2, 120)}
     )
-    parts, sizes = cm.measuring.make_parts("random", 12, repeats=2), np.array([3, 7, 12])
+    parts, sizes = make_parts("random", 12, repeats=2), np.array([3, 7, 12])
     for penalty in (None, 5.0):
         score = Ridge(regularisation=penalty, class_weight="balanced")
         ways = [way(fs, parts, sizes, Run())["test"] for way in (score.from_moments, score.from_rows)]

@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass.arrays import Device
-from critmass.moments import accumulate
-from critmass.parts import make_parts, resolve_sizes
+from critmass.linalg.arrays import Device
+from critmass.linalg.moments import accumulate
+from critmass.parts.parts import make_parts, resolve_sizes
 from critmass.scores import Run
 from critmass.scores.logistic import PENALTIES, Fitter, Logistic
 from critmass.scores.logistic_solvers import Side

@@ -15,13 +15,13 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, Nearest
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass import arrays
-from critmass.arrays import Device
-from critmass.parts import make_parts, resolve_sizes
+from critmass.linalg import arrays
+from critmass.linalg.arrays import Device
+from critmass.parts.parts import make_parts, resolve_sizes
 from critmass.scores import make_score
-from critmass.scores.base import Run
 from critmass.scores.nearest import TIE, Search
 from critmass.scores.neighbours import NEIGHBOURS
+from critmass.scores.protocols import Run
 from critmass.testing import made_up
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")

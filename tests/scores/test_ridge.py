@@ -12,11 +12,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass.arrays import CPU
-from critmass.moments import accumulate
-from critmass.parts import make_parts, resolve_sizes
+from critmass.linalg.arrays import CPU
+from critmass.linalg.moments import accumulate
+from critmass.parts.parts import make_parts, resolve_sizes
 from critmass.progress import silent
-from critmass.scores.base import Run
+from critmass.scores.protocols import Run
 from critmass.scores.ridge import PENALTIES, Ridge
 from critmass.scores.ridge_solvers import Coefficients, Job, Problem, Sweep, coefficients, targets_of
 from critmass.testing import made_up

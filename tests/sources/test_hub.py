@@ -11,8 +11,8 @@ from huggingface_hub.utils import _http
 
 from critmass.errors import InputError
 from critmass.sources import hub, open_dataset, open_model
-from critmass.sources.base import DatasetRequest
 from critmass.sources.hub import answers, hub_or_cache
+from critmass.sources.protocols import DatasetRequest
 
 
 @pytest.fixture

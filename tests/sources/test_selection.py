@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from critmass.errors import InputError
-from critmass.sources.base import Samples
+from critmass.sources.protocols import Samples
 from critmass.sources.selection import describe_selection, select
 
 

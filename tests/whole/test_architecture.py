@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,82 +12,42 @@ import pytest
 from helpers_data import ROOT
 
 SOURCE = ROOT / "src" / "critmass"
-ROOMS = (
-    *(
-        "errors",
-        "files",
-        "rng",
-        "specs",
-        "records",
-        "parquet",
-        "yamls",
-        "stamps",
-        "progress",
-        "downloads",
-        "arrays",
-        "tensors",
-        "shards",
-        "store",
-    ),
-    *(
-        "validation",
-        "readers",
-        "labels",
-        "features",
-        "sources",
-        "extraction",
-        "moments",
-        "bases",
-        "parts",
-        "scores",
-        "redundancy",
-    ),
-    *(
-        "curve",
-        "gini",
-        "inequalities",
-        "results",
-        "measuring",
-        "mitigation",
-        "pairwise",
-        "testing",
-        "study_file",
-        "study",
-        "verifying",
-        "figures",
-    ),
-    *("atlas", "report", "demo", "cli"),
+ORDER = (
+    *("errors", "progress", "io", "linalg", "features", "sources", "extraction", "parts", "scores", "curves"),
+    *("deploy", "studies", "report", "testing", "demo", "cli"),
 )
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+"""Folders (and modules beside them) in the order of the data's path; each imports only those above it."""
+MODULES = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
 
 
 def imports(path: Path) -> set[str]:
-    """Rooms imported anywhere in a file, also inside functions."""
+    """Modules of critmass imported anywhere in a file, also inside functions, as dotted names within it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "critmass":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("critmass."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("critmass."):
+            module = (node.module or "").removeprefix("critmass").removeprefix(".")
+            for alias in node.names:
+                name = f"{module}.{alias.name}".lstrip(".")
+                found.add(name if name in MODULES or not module else module)
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("critmass.")}
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("critmass.")}
     return found
 
 
-def test_every_room_is_in_the_plan():
-    assert {room_of(path) for path in SOURCE.rglob("*.py")} - {"__init__"} == set(ROOMS)
+def test_every_folder_is_in_the_plan():
+    assert {name.partition(".")[0] for name in MODULES} - {"__init__"} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_a_room_imports_only_rooms_above_it(path):
-    if path == SOURCE / "__init__.py":
-        return
-    room = room_of(path)
-    below = {name for name in imports(path) if ROOMS.index(name) > ROOMS.index(room)}
-    assert not below
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"__init__"}))
+def test_a_folder_imports_only_folders_above_it(name):
+    own = ORDER.index(name.partition(".")[0])
+    assert not {each for each in imports(MODULES[name]) if ORDER.index(each.partition(".")[0]) > own}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    files = {name: path for name, path in MODULES.items() if path.name != "__init__.py"}
+    graph = {name: imports(path) & set(files) for name, path in files.items()}
+    tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_importing_loads_nothing_heavy():

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import critmass as cm
-from critmass.results import load_curves
-from critmass.store import open_store
+from critmass.curves.cells import load_curves
+from critmass.features.store import open_store
 
 ARCHIVE = Path(__file__).parent / "archive"
 X = ((np.arange(60) ** 3 * 7919 + 13) % 101 / 8).reshape(20, 3).astype(np.float32)

@@ -28,8 +28,8 @@ from helpers_attacks import (
 )
 from helpers_data import tree
 
-from critmass.parquet import read_table, write_table
-from critmass.verifying import verify
+from critmass.io.parquet import read_table, write_table
+from critmass.studies.verify import verify
 
 
 @pytest.fixture(scope="module")

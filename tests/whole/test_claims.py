@@ -35,17 +35,18 @@ def test_every_generated_file_has_a_command_of_the_makefile():
 
 
 def test_rooms_that_decide_what_a_command_measures_are_there():
-    rooms = {path.stem for path in (claims.SOURCE / "critmass").iterdir()}
+    source = claims.SOURCE / "critmass"
+    rooms = {".".join(path.relative_to(source).with_suffix("").parts) for path in source.rglob("*")}
     assert set(claims.ROOMS) == set(claims.WRITES)
     assert all(set(some) <= rooms for some in claims.ROOMS.values())
 
 
 def test_a_command_notes_the_modules_of_its_rooms():
-    for room in ("scores.ridge", "extraction"):
+    for room in ("scores.ridge", "extraction.extract"):
         importlib.import_module(f"critmass.{room}")
     bench, study = set(claims.loaded("make bench")), set(claims.loaded("make study"))
     assert "critmass.scores.ridge" in bench
-    assert "critmass.extraction" in study - bench
+    assert "critmass.extraction.extract" in study - bench
     assert bench < study
 
 
@@ -53,18 +54,18 @@ def test_a_command_notes_the_modules_of_its_rooms():
 def project(tmp_path, monkeypatch):
     """A project with one module and one page, measured by `make bench`."""
     source = tmp_path / "src" / "critmass"
-    source.mkdir(parents=True)
-    (source / "moments.py").write_text("def double(x):\n    return 2 * x\n")
+    (source / "linalg").mkdir(parents=True)
+    (source / "linalg" / "moments.py").write_text("def double(x):\n    return 2 * x\n")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "probes.md").write_text(f"Head\n{claims.BEGIN}\n{claims.END}\nTail\n")
     monkeypatch.setattr(claims, "ROOT", tmp_path)
     monkeypatch.setattr(claims, "SOURCE", tmp_path / "src")
-    monkeypatch.setattr(claims, "loaded", lambda _: ["critmass.moments"])
+    monkeypatch.setattr(claims, "loaded", lambda _: ["critmass.linalg.moments"])
     return tmp_path
 
 
 def measured(project):
-    names = ["critmass.moments"]
+    names = ["critmass.linalg.moments"]
     run = claims.Run("make probes", False, project, project, project, claims.hashes(names))
     run.write({"docs/probes.md": "| a table |"})
     return run
@@ -88,7 +89,7 @@ def test_a_page_that_nothing_was_noted_of_is_named(project):
 
 def test_what_is_taken_out_claims_nothing(project):
     measured(project)
-    (project / "src" / "critmass" / "moments.py").write_text("def double(x):\n    return 3 * x\n")
+    (project / "src" / "critmass" / "linalg" / "moments.py").write_text("def double(x):\n    return 3 * x\n")
     claims.take_out("make probes", project)
     page = (project / "docs" / "probes.md").read_text()
     assert "| a table |" not in page
@@ -110,15 +111,15 @@ def test_what_is_taken_out_claims_nothing(project):
 )
 def test_code_that_computes_something_else_makes_it_older(project, code, is_older):
     measured(project)
-    path = project / "src" / "critmass" / "moments.py"
+    path = project / "src" / "critmass" / "linalg" / "moments.py"
     path.unlink() if code is None else path.write_text(code)
     found = claims.faults("make probes", project)
-    older = "docs/probes.md is older than the code it describes (critmass.moments); run `make probes`"
+    older = "docs/probes.md is older than the code it describes (critmass.linalg.moments); run `make probes`"
     assert found == ([older] if is_older else [])
 
 
 def test_what_an_error_says_is_no_number(project):
-    path = project / "src" / "critmass" / "moments.py"
+    path = project / "src" / "critmass" / "linalg" / "moments.py"
     path.write_text("def double(x):\n    if x > 1:\n        raise ValueError('large')\n    return 2 * x\n")
     measured(project)
     path.write_text(path.read_text().replace("large", "above 1"))
@@ -140,7 +141,7 @@ def test_an_edit_by_hand_is_noticed_and_one_outside_the_marks_is_not(project):
 def test_nothing_is_written_where_the_source_changed_meanwhile(project):
     run = measured(project)
     before = (project / "docs" / "probes.md").read_bytes()
-    (project / "src" / "critmass" / "moments.py").write_text("def double(x):\n    return x + x\n")
+    (project / "src" / "critmass" / "linalg" / "moments.py").write_text("def double(x):\n    return x + x\n")
     with pytest.raises(SystemExit, match="the source changed during the measurement"):
         run.write({"docs/probes.md": "| another table |"})
     assert (project / "docs" / "probes.md").read_bytes() == before

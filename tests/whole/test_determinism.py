@@ -48,7 +48,7 @@ def test_no_score_depends_on_threads(score, tmp_path):
 def test_block_boundaries_decide_the_sums_not_the_reader(real_features):
     import numpy as np
 
-    from critmass.moments import accumulate
+    from critmass.linalg.moments import accumulate
 
     split = real_features.splits["train"]
     (stored,), (held,) = accumulate(split.x), accumulate(np.asarray(split.x[:]))

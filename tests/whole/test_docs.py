@@ -34,7 +34,7 @@ SHELL = [
 def test_blocks_are_of_a_kind_that_is_checked():
     for page in PAGES:
         kinds = set(re.findall(r"^```(\w*)$", page.read_text(), flags=re.MULTILINE)) - {""}
-        assert kinds <= {"python", "sh"}, page
+        assert kinds <= {"python", "sh", "mermaid"}, page
 
 
 @pytest.mark.parametrize(("page", "code"), PYTHON)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from critmass.cli import main
-from critmass.features import Features
+from critmass.features.features import Features
 
 
 def jpeg(shade: int, mode: str = "RGB", form: str = "JPEG") -> bytes:

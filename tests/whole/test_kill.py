@@ -11,9 +11,9 @@ import pytest
 from helpers_data import tree
 from helpers_processes import extract_and_measure, finished, start
 
+from critmass.curves.cells import load_curves
 from critmass.errors import StoreError
-from critmass.results import load_curves
-from critmass.store import open_store
+from critmass.features.store import open_store
 
 KILLS, KILLS_A_ROUND = 20, 4
 PAUSE = 0.005  # seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers_data import tree
 
-from critmass import files
+from critmass.io import files
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

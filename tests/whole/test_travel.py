@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from helpers_data import blobs
 
-from critmass.curve import Curve
-from critmass.features import Features
-from critmass.measuring import measure
-from critmass.parts import make_parts
+from critmass.curves.curve import Curve
+from critmass.curves.measure import measure
+from critmass.features.features import Features
+from critmass.parts.parts import make_parts
 from critmass.scores import SCORES, make_score
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from critmass.cli.options import Json, Tokens, limit_of, pairs
 from critmass.cli.printing import emit, print_redundancy, shown
-from critmass.files import file_name
+from critmass.io.files import file_name
 
 
 def demo(*, out: Path = Path("critmass-demo"), json: Json = False) -> None:
@@ -111,7 +111,7 @@ def extract(
     json
         Print one JSON object.
     """
-    from critmass import extraction
+    from critmass.extraction import extract as extraction
 
     one = len(layer) == 1
     with shown() as progress:

@@ -11,7 +11,7 @@ from critmass.cli.printing import in_json, shown, tables, visible
 from critmass.errors import InputError, said
 
 if TYPE_CHECKING:
-    from critmass.curve import Curve
+    from critmass.curves.curve import Curve
 
 Shown = Mapping[str, Sequence[int]]
 """Sizes to show of a curve, by its id."""
@@ -47,8 +47,8 @@ def inequality(
     """
     import polars as pl
 
-    from critmass import inequalities
-    from critmass.files import create_atomic
+    from critmass.curves import inequality as inequalities
+    from critmass.io.files import create_atomic
 
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise InputError("--out", str(out), "a file name that ends in .csv or .parquet")
@@ -71,8 +71,8 @@ def inequality(
 
 def _curves(path: Path, sizes: Sequence[str], reading: Reading) -> list[Curve]:
     """Return the curves with accuracies by class in a results folder, or of features."""
-    from critmass import measuring
-    from critmass.results import CELLS, load_curves
+    from critmass.curves import measure as measuring
+    from critmass.curves.cells import CELLS, load_curves
 
     if not (path / CELLS).is_dir():
         with shown() as progress:
@@ -95,7 +95,7 @@ def _curves(path: Path, sizes: Sequence[str], reading: Reading) -> list[Curve]:
 
 def _wanted(curves: Sequence[Curve], sizes: Sequence[str]) -> Shown:
     """Return the measured sizes among those asked for, all of them where none are; the whole among them."""
-    from critmass.parts import resolve_sizes
+    from critmass.parts.parts import resolve_sizes
 
     if not sizes:
         return {curve.id: curve.sizes.tolist() for curve in curves}
@@ -125,7 +125,7 @@ def _few(curve: Curve) -> list[int]:
 def _print_json(curves: Sequence[Curve], wanted: Shown, written: Sequence[Path]) -> None:
     import polars as pl
 
-    from critmass.inequalities import inequality
+    from critmass.curves.inequality import inequality
 
     records = []
     for curve in curves:
@@ -153,7 +153,7 @@ def _print_tables(curves: Sequence[Curve], wanted: Shown) -> None:
     import polars as pl
     from rich.table import Table
 
-    from critmass.inequalities import inequality
+    from critmass.curves.inequality import inequality
 
     console = tables()
     for curve in curves:

@@ -47,8 +47,8 @@ def list_(what: Kind, name: str | None = None, *, json: Json = False) -> None:
 
 def _named(what: Kind) -> dict[str, Any]:
     """Return names and descriptions."""
-    from critmass import atlas
-    from critmass.parts import FAMILIES
+    from critmass.parts.parts import FAMILIES
+    from critmass.report import study_figures
     from critmass.sources import DATASETS, MODELS, list_architectures, zoo
 
     if what == "architectures":
@@ -58,7 +58,8 @@ def _named(what: Kind) -> dict[str, Any]:
             for name in names
         }
     if what == "figures":
-        return {name: drawn.description for name, drawn in atlas.FIGURES.items()} | atlas.TABLES
+        figures = {name: drawn.description for name, drawn in study_figures.FIGURES.items()}
+        return figures | study_figures.TABLES
     if what == "parts":
         return {name: family.description for name, family in FAMILIES.items()}
     sources = MODELS if what == "models" else DATASETS

@@ -79,9 +79,9 @@ def measure(
     """
     import numpy as np
 
-    from critmass import measuring
-    from critmass.readers import load_npy
-    from critmass.redundancy import check_deltas
+    from critmass.curves import measure as measuring
+    from critmass.curves.redundancy import check_deltas
+    from critmass.features.readers import load_npy
 
     order: str | np.ndarray = parts
     if parts.endswith(".npy"):
@@ -159,8 +159,8 @@ def choose(
     """
     import numpy as np
 
-    from critmass.files import create_atomic
-    from critmass.mitigation import choose_parts
+    from critmass.deploy.choose import choose_parts
+    from critmass.io.files import create_atomic
 
     if out.suffix != ".npy":
         raise InputError("out", str(out), "a file ending in .npy")

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from critmass.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from critmass.features import Features
+    from critmass.features.features import Features
 
 Numbers = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
 Tokens = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
@@ -50,7 +50,7 @@ class Reading:
 
     def open(self, path: Path, *, seed: int = 0) -> Features:
         """Return the features in a file or store."""
-        from critmass.features import Features
+        from critmass.features.features import Features
 
         return Features.open(path, seed=seed, **asdict(self))
 

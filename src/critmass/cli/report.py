@@ -23,8 +23,8 @@ def report(results: Path, *, delta: Numbers = [0.8, 0.9, 0.95, 0.99], json: Json
     json
         Print one JSON object.
     """
+    from critmass.curves.cells import load_curves
     from critmass.report import write_report
-    from critmass.results import load_curves
 
     written = write_report(results, deltas=delta)
     print_redundancy(load_curves(results), delta, json=json, written=written)
@@ -44,7 +44,7 @@ def verify(path: Path, *, json: Json = False) -> None:
     json
         Print one JSON object.
     """
-    from critmass.verifying import verify
+    from critmass.studies.verify import verify
 
     if not path.is_dir():
         raise InputError("path", str(path), "a folder that exists", "check the path")

@@ -48,9 +48,9 @@ def study_run(
     json
         Print one JSON object.
     """
-    from critmass import measuring
-    from critmass import study as studies
-    from critmass.study_file import load_study
+    from critmass.curves import measure as measuring
+    from critmass.studies import run as studies
+    from critmass.studies.config import load_study
 
     loaded = load_study(study)
     if dry_run:
@@ -95,8 +95,8 @@ def study_status(
     json
         Print one JSON object.
     """
-    from critmass import study as studies
-    from critmass.study_file import load_study
+    from critmass.studies import run as studies
+    from critmass.studies.config import load_study
 
     _print_states(studies.status(load_study(study), out=out, only=only), json=json)
 
@@ -126,12 +126,14 @@ def figure(
     json
         Print one JSON object.
     """
-    from critmass import atlas
-    from critmass.study_file import load_study
+    from critmass.report import study_figures
+    from critmass.studies.config import load_study
 
     loaded = load_study(study)
-    names = [name] if name != "all" else atlas.drawable(loaded, out=out)
-    written = [path for each in names for path in atlas.write_figure(each, loaded, out=out, into=into)]
+    names = [name] if name != "all" else study_figures.drawable(loaded, out=out)
+    written = [
+        path for each in names for path in study_figures.write_figure(each, loaded, out=out, into=into)
+    ]
     files = [str(path) for path in written]
     emit({"files": files}, json=json, text="\n".join(f"wrote {file}" for file in files))
 

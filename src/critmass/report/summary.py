@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from critmass.curve import Curve
+from critmass.curves.curve import Curve
 
 DELTAS = (0.8, 0.9, 0.95, 0.99)
 COLUMNS = (

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from critmass.errors import InputError, said, unknown
-from critmass.scores.base import MomentScore, Run, Score
 from critmass.scores.centroid import Centroid
 from critmass.scores.cka import CKA
 from critmass.scores.custom import Custom
 from critmass.scores.logistic import Logistic
 from critmass.scores.neighbours import KNN, NeighbourOverlap
+from critmass.scores.protocols import MomentScore, Run, Score
 from critmass.scores.ridge import Ridge
 from critmass.scores.sgd import SGD
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.arrays import BLOCK_ROWS, Indices, blocks
 from critmass.errors import InputError, said
-from critmass.features import Features
-from critmass.parts import Parts
-from critmass.scores.base import Measurement, Run
+from critmass.features.features import Features
+from critmass.linalg.arrays import BLOCK_ROWS, Indices, blocks
+from critmass.parts.parts import Parts
 from critmass.scores.nearest import (
     QUERY_ROWS,
     Distance,
@@ -26,6 +25,7 @@ from critmass.scores.nearest import (
     on_all_parts,
 )
 from critmass.scores.probes import tally_on
+from critmass.scores.protocols import Measurement, Run
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from critmass.arrays import BLOCK_ROWS, CPU, Device, Floats, Indices, Matrix, require_finite
-from critmass.bases import Product
 from critmass.errors import InputError, said, unknown
-from critmass.features import Features
-from critmass.moments import Moments, accumulate, mean_of, shift_of
-from critmass.parts import Parts
+from critmass.features.features import Features
+from critmass.linalg.arrays import BLOCK_ROWS, CPU, Device, Floats, Indices, Matrix, require_finite
+from critmass.linalg.bases import Product
+from critmass.linalg.moments import Moments, accumulate, mean_of, shift_of
+from critmass.parts.parts import Parts
 from critmass.progress import Progress
-from critmass.scores.base import Measurement, Run
+from critmass.scores.protocols import Measurement, Run
 
 Estimator = Literal["debiased", "biased", "minibatch"]
 ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased", "minibatch")

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from critmass.arrays import Floats, Indices, require_finite
 from critmass.errors import InputError, said
-from critmass.features import Features, Split
-from critmass.parts import Parts
+from critmass.features.features import Features, Split
+from critmass.linalg.arrays import Floats, Indices, require_finite
+from critmass.parts.parts import Parts
 from critmass.progress import counted
-from critmass.scores.base import Measurement, Run
+from critmass.scores.protocols import Measurement, Run
 
 Function = Callable[[Split, Split], Any]
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from critmass.arrays import BLOCK_ROWS, SCORED_ROWS, Each, Floats, Indices, at_once, blocks
 from critmass.errors import InputError
-from critmass.features import Features, Split
-from critmass.moments import Moments, accumulate
-from critmass.parts import Parts, Walk
+from critmass.features.features import Features, Split
+from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, Each, Floats, Indices, at_once, blocks
+from critmass.linalg.moments import Moments, accumulate
+from critmass.parts.parts import Parts, Walk
 from critmass.progress import counted
-from critmass.scores.base import Credit, Measurement, Run, check_positive, resolve_metric, share_whole
 from critmass.scores.logistic_solvers import (
     HISTORY,
     LANES,
@@ -39,6 +38,7 @@ from critmass.scores.probes import (
     row_weights,
     tally_on,
 )
+from critmass.scores.protocols import Credit, Measurement, Run, check_positive, resolve_metric, share_whole
 from critmass.scores.ridge_solvers import Problem as Quadratic
 from critmass.scores.ridge_solvers import Walked
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from critmass.arrays import Device, Each, Floats, cholesky_inverse
-from critmass.features import Split
-from critmass.parts import Parts
+from critmass.features.features import Split
+from critmass.linalg.arrays import Device, Each, Floats, cholesky_inverse
+from critmass.parts.parts import Parts
 
 HISTORY = 10
 """Pairs of steps and gradient changes that L-BFGS remembers."""

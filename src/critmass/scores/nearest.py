@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from critmass.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
 from critmass.errors import InputError, unknown
-from critmass.moments import mean_and_variance, scale_of
-from critmass.parts import Parts, Walk
+from critmass.linalg.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
+from critmass.linalg.moments import mean_and_variance, scale_of
+from critmass.parts.parts import Parts, Walk
 from critmass.progress import counted
-from critmass.scores.base import Run, share_whole
+from critmass.scores.protocols import Run, share_whole
 
 Distance = Literal["cosine", "euclidean"]
 DISTANCES = ("cosine", "euclidean")

@@ -13,12 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from critmass import rng
-from critmass.arrays import Floats, Indices, Matrix
 from critmass.errors import InputError, said, unknown
-from critmass.features import Features
-from critmass.parts import Parts
-from critmass.scores.base import Credit, Measurement, Run, resolve_metric
+from critmass.features.features import Features
+from critmass.linalg import rng
+from critmass.linalg.arrays import Floats, Indices, Matrix
+from critmass.parts.parts import Parts
 from critmass.scores.nearest import (
     QUERY_ROWS,
     TIE,
@@ -31,6 +30,7 @@ from critmass.scores.nearest import (
     on_walks,
 )
 from critmass.scores.probes import best, fit_and_validation, tally_on
+from critmass.scores.protocols import Credit, Measurement, Run, resolve_metric
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 """Default grid for the number of neighbours."""

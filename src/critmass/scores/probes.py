@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from critmass.arrays import Floats, Indices
 from critmass.errors import InputError, said, unknown
-from critmass.features import Features, Split
-from critmass.scores.base import Credit, Tally, resolve_metric
+from critmass.features.features import Features, Split
+from critmass.linalg.arrays import Floats, Indices
+from critmass.scores.protocols import Credit, Tally, resolve_metric
 
 ClassWeight = str | Mapping[Any, float] | None
 """None, "balanced", or {class name: weight}."""

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.arrays import BLOCK_ROWS, SCORED_ROWS, Floats, Indices, blocks
-from critmass.features import Features, Split
-from critmass.moments import Moments, accumulate
-from critmass.parts import Parts
+from critmass.features.features import Features, Split
+from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, Floats, Indices, blocks
+from critmass.linalg.moments import Moments, accumulate
+from critmass.parts.parts import Parts
 from critmass.progress import counted
-from critmass.scores.base import Credit, Measurement, Run, check_positive, resolve_metric
 from critmass.scores.probes import (
     ClassWeight,
     best,
@@ -27,6 +26,7 @@ from critmass.scores.probes import (
     row_weights,
     tally_on,
 )
+from critmass.scores.protocols import Credit, Measurement, Run, check_positive, resolve_metric
 from critmass.scores.ridge_solvers import (
     Dual,
     Probe,

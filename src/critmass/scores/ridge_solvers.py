@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from critmass.arrays import Floats, Indices, Matrix, cholesky, require_finite, solve_lower
-from critmass.bases import times, turned
-from critmass.features import Features, Split
-from critmass.moments import Moments, scale_of
-from critmass.parts import Parts, Walk
+from critmass.features.features import Features, Split
+from critmass.linalg.arrays import Floats, Indices, Matrix, cholesky, require_finite, solve_lower
+from critmass.linalg.bases import times, turned
+from critmass.linalg.moments import Moments, scale_of
+from critmass.parts.parts import Parts, Walk
 from critmass.progress import Progress
-from critmass.scores.base import share_whole
+from critmass.scores.protocols import share_whole
 
 
 def targets_of(features: Features, split: Split) -> Callable[[slice], Floats]:

@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from critmass import rng
-from critmass.arrays import BLOCK_ROWS, SCORED_ROWS, Each, Indices, at_once
 from critmass.errors import InputError, unknown
-from critmass.features import Features, Split, view_name
-from critmass.parts import Parts
+from critmass.features.features import Features, Split, view_name
+from critmass.linalg import rng
+from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, Each, Indices, at_once
+from critmass.parts.parts import Parts
 from critmass.progress import counted
-from critmass.scores.base import Credit, Measurement, Run, resolve_metric
 from critmass.scores.probes import ClassWeight, fit_and_validation, row_weights, tally_on
+from critmass.scores.protocols import Credit, Measurement, Run, resolve_metric
 from critmass.scores.sgd_solvers import (
     WAVE_ROWS,
     AllHeads,

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass import rng
-from critmass.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, blocks
-from critmass.moments import mean_and_variance, scale_of
-from critmass.parts import Parts
-from critmass.scores.base import share_whole
+from critmass.linalg import rng
+from critmass.linalg.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, blocks
+from critmass.linalg.moments import mean_and_variance, scale_of
+from critmass.parts.parts import Parts
+from critmass.scores.protocols import share_whole
 
 NARROW, SHARE = 64, 1 / 2
 """Sizes up to NARROW, or of at least this SHARE of the widest, are laid side by side."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from critmass.errors import InputError, require, said, unknown
 from critmass.progress import Progress, silent
-from critmass.sources.base import Dataset, DatasetRequest, ModelRequest, Network
+from critmass.sources.protocols import Dataset, DatasetRequest, ModelRequest, Network
 
 
 @dataclass(frozen=True)

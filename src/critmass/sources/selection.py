@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass import rng
-from critmass.arrays import Indices
 from critmass.errors import InputError, said, unknown
-from critmass.labels import encode, most_classes
-from critmass.readers import SPLIT_NAMES
-from critmass.sources.base import Sample, Samples
+from critmass.features.labels import encode, most_classes
+from critmass.features.readers import SPLIT_NAMES
+from critmass.linalg import rng
+from critmass.linalg.arrays import Indices
+from critmass.sources.protocols import Sample, Samples
 
 Limit = int | Mapping[str, int]
 

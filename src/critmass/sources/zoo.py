@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from critmass.downloads import cache_root
+from critmass.io.downloads import cache_root
 
 _ROBUST = (
     "https://huggingface.co/madrylab/robust-imagenet-models/resolve/3f04ac96136001cfe402022100728124cbe3fac5"

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from critmass.sources import DATASETS, open_dataset
-from critmass.sources.base import DatasetRequest, Sample
+from critmass.sources.protocols import DatasetRequest, Sample
 from critmass.sources.selection import select
 
 N_TRAIN, N_TEST = 30, 12

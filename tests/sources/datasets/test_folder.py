@@ -18,8 +18,8 @@ from PIL import Image
 
 from critmass.errors import InputError
 from critmass.sources import open_dataset
-from critmass.sources.base import BadSampleError
 from critmass.sources.datasets import trees
+from critmass.sources.protocols import BadSampleError
 
 
 def image(shade: int = 0) -> bytes:

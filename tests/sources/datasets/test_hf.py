@@ -13,7 +13,7 @@ from PIL import Image
 
 from critmass.errors import InputError
 from critmass.sources import open_dataset
-from critmass.sources.base import BadSampleError, DatasetRequest
+from critmass.sources.protocols import BadSampleError, DatasetRequest
 
 
 def picture(shade: int) -> bytes:

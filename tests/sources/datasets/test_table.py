@@ -12,7 +12,7 @@ from helpers_data import REAL
 
 from critmass.errors import InputError
 from critmass.sources import open_dataset
-from critmass.sources.base import BadSampleError, DatasetRequest
+from critmass.sources.protocols import BadSampleError, DatasetRequest
 
 ROWS = [("hello", "hi"), ("see, you", "bye"), ('a "quoted" word', "hi"), ("two\nlines", "bye")]
 

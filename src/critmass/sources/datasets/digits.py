@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass import rng
 from critmass.errors import require
-from critmass.sources.base import Dataset, DatasetRequest, Kind, Samples
+from critmass.linalg import rng
 from critmass.sources.datasets.arrays import TEST_FRACTION, with_test_quarter
+from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
 
 
 def load(_rest: str, _request: DatasetRequest) -> Dataset:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, said, unknown
-from critmass.readers import SPLIT_NAMES
-from critmass.sources.base import Dataset, DatasetRequest, Kind, Samples
+from critmass.features.readers import SPLIT_NAMES
 from critmass.sources.datasets.trees import Tree, open_tree
+from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
 
 
 def load(rest: str, _request: DatasetRequest) -> Dataset:

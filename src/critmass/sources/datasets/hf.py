@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, require
-from critmass.sources.base import BadSampleError, Dataset, DatasetRequest, Kind, Samples
 from critmass.sources.datasets.columns import check_roles, choose, label_values, missing
 from critmass.sources.hub import hub_or_cache, reason
-from critmass.sources.images import decode
+from critmass.sources.inputs.images import decode
+from critmass.sources.protocols import BadSampleError, Dataset, DatasetRequest, Kind, Samples
 
 ROLES = ("image", "text", "label", "group")
 _HUB = re.compile(r"([\w.-]+/)?[\w.-]+")

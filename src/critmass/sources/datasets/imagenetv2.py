@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from critmass.errors import InputError, said
-from critmass.sources.base import Dataset, DatasetRequest, Kind, Samples
 from critmass.sources.datasets.folder import wrapped
 from critmass.sources.datasets.trees import Tree, open_tree
+from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
 
 N_CLASSES = 1000
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from critmass import rng
 from critmass.errors import MissingExtraError
-from critmass.files import sha256
-from critmass.sources.base import Dataset, DatasetRequest, Kind, Samples
+from critmass.io.files import sha256
+from critmass.linalg import rng
 from critmass.sources.datasets.arrays import TEST_FRACTION, with_test_quarter
+from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
 
 
 def load(_rest: str, _request: DatasetRequest) -> Dataset:

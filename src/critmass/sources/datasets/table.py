@@ -21,12 +21,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from critmass.arrays import Indices
 from critmass.errors import InputError, said
-from critmass.files import sha256
-from critmass.readers import SPLIT_NAMES
-from critmass.sources.base import BadSampleError, Dataset, DatasetRequest, Kind, Samples
+from critmass.features.readers import SPLIT_NAMES
+from critmass.io.files import sha256
+from critmass.linalg.arrays import Indices
 from critmass.sources.datasets.columns import check_roles, choose, label_values, missing
+from critmass.sources.protocols import BadSampleError, Dataset, DatasetRequest, Kind, Samples
 
 SUFFIXES = (".csv", ".jsonl")
 ROLES = ("text", "label", "group", "split")

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.downloads import cache_root
 from critmass.errors import InputError, first_line, require, said, unknown
-from critmass.sources.base import BadSampleError, Dataset, DatasetRequest, Kind, Samples
+from critmass.io.downloads import cache_root
 from critmass.sources.datasets.idx import unpacked
-from critmass.sources.images import MAX_BYTES, decode, rgb
+from critmass.sources.inputs.images import MAX_BYTES, decode, rgb
+from critmass.sources.protocols import BadSampleError, Dataset, DatasetRequest, Kind, Samples
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, said
-from critmass.files import sha256
-from critmass.sources.base import BadSampleError
-from critmass.sources.images import MAX_BYTES, SUFFIXES, decode
+from critmass.io.files import sha256
+from critmass.sources.inputs.images import MAX_BYTES, SUFFIXES, decode
+from critmass.sources.protocols import BadSampleError
 
 MAX_RATIO, RATIO_FREE_BYTES = 200, 2**20
 _LOCAL_HEADER, _SIGNATURE = struct.Struct("<4s22xHH"), b"PK\3\4"

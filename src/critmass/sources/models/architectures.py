@@ -24,10 +24,10 @@ from torch import nn
 from torch.nn import functional
 
 from critmass.errors import InputError, require
+from critmass.sources.inputs.transforms import ImageTransform
 from critmass.sources.models import timm as timm_models
 from critmass.sources.models import torchvision as torchvision_models
-from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen
-from critmass.sources.transforms import ImageTransform
+from critmass.sources.models.networks import Images, Point, TorchNetwork, fitting, frozen
 
 CIFAR = ImageTransform(crop=(32, 32), resize=(32, 32))
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from critmass.errors import InputError, require, said
-from critmass.sources.base import ModelRequest, Network
+from critmass.sources.models.networks import Images, TorchNetwork, frozen
 from critmass.sources.models.state_dicts import StateDict, read_state_dict
-from critmass.sources.networks import Images, TorchNetwork, frozen
+from critmass.sources.protocols import ModelRequest, Network
 
 PREFIXES = (
     *("module", "model", "_orig_mod", "net", "network", "backbone", "encoder", "teacher", "student"),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 
 from critmass.errors import require
-from critmass.sources.base import ModelRequest, Network
-from critmass.sources.networks import Images, Point, TorchNetwork, frozen
-from critmass.sources.transforms import ImageTransform
+from critmass.sources.inputs.transforms import ImageTransform
+from critmass.sources.models.networks import Images, Point, TorchNetwork, frozen
+from critmass.sources.protocols import ModelRequest, Network
 
 SIZES = (224, 240, 260)
 """Side of the images that each of the networks was trained for."""

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from critmass.errors import InputError, require, said
-from critmass.sources.base import ModelRequest, Network
 from critmass.sources.hub import hub_or_cache
+from critmass.sources.inputs.texts import Texts, tokenizer_digest
+from critmass.sources.inputs.transforms import ImageTransform
+from critmass.sources.models.networks import Images, Point, TorchNetwork, fitting, frozen, torch_library
 from critmass.sources.models.weights import from_hub, safely, short_name, transformers_library
-from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen, torch_library
-from critmass.sources.texts import Texts, tokenizer_digest
-from critmass.sources.transforms import ImageTransform
+from critmass.sources.protocols import ModelRequest, Network
 
 
 def load(rest: str, request: ModelRequest) -> Network:

@@ -23,12 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, first_line, require, said, unknown
-from critmass.files import sha256
-from critmass.sources.base import OUTPUT, PENULTIMATE, Activations, Kind, Layer, ModelRequest, Network, Sample
+from critmass.io.files import sha256
+from critmass.sources.inputs.transforms import ImageTransform, Pixels
+from critmass.sources.models.networks import versions
 from critmass.sources.models.onnx_graphs import Graph, Input, no_model, read_graph
-from critmass.sources.networks import versions
-from critmass.sources.pooling import channels_first, check_width, pool
-from critmass.sources.transforms import ImageTransform, Pixels
+from critmass.sources.models.pooling import channels_first, check_width, pool
+from critmass.sources.protocols import (
+    OUTPUT,
+    PENULTIMATE,
+    Activations,
+    Kind,
+    Layer,
+    ModelRequest,
+    Network,
+    Sample,
+)
 
 METADATA = "critmass.transform"
 PRECISIONS = ("float32", "tf32")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from critmass.errors import InputError, MissingExtraError, require
-from critmass.sources.base import ModelRequest, Network
 from critmass.sources.hub import hub_or_cache
+from critmass.sources.inputs.texts import Texts, tokenizer_digest
+from critmass.sources.models.networks import Point, TorchNetwork, frozen, torch_library
 from critmass.sources.models.weights import from_hub, safely, short_name, transformers_library
-from critmass.sources.networks import Point, TorchNetwork, frozen, torch_library
-from critmass.sources.texts import Texts, tokenizer_digest
+from critmass.sources.protocols import ModelRequest, Network
 
 
 def load(rest: str, request: ModelRequest) -> TorchNetwork:

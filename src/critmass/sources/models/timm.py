@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from critmass.errors import InputError, first_line, require, said, unknown
-from critmass.sources.base import ModelRequest, Network
 from critmass.sources.hub import hub_folder, hub_or_cache
+from critmass.sources.inputs.transforms import ImageTransform
+from critmass.sources.models.networks import Images, Point, TorchNetwork, fitting, frozen
 from critmass.sources.models.weights import torch_folder, unavailable
-from critmass.sources.networks import Images, Point, TorchNetwork, fitting, frozen
-from critmass.sources.transforms import ImageTransform
+from critmass.sources.protocols import ModelRequest, Network
 
 
 def load(rest: str, request: ModelRequest) -> Network:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from critmass.errors import InputError, require, said, unknown
-from critmass.sources.base import ModelRequest, Network
+from critmass.sources.inputs.transforms import ImageTransform
+from critmass.sources.models.networks import Images, Point, TorchNetwork, classifier_input, fitting, frozen
 from critmass.sources.models.weights import torch_folder, unavailable
-from critmass.sources.networks import Images, Point, TorchNetwork, classifier_input, fitting, frozen
-from critmass.sources.transforms import ImageTransform
+from critmass.sources.protocols import ModelRequest, Network
 
 
 def load(rest: str, request: ModelRequest) -> Network:

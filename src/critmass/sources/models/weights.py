@@ -11,7 +11,7 @@ from typing import Any
 
 from critmass.errors import InputError, first_line, require, said
 from critmass.sources.hub import hub_folder, reason
-from critmass.sources.networks import torch_library
+from critmass.sources.models.networks import torch_library
 
 
 def unavailable(name: str, origin: str, folder: str, error: BaseException) -> InputError:

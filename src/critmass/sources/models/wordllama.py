@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from critmass.errors import InputError, require, said, unknown
-from critmass.sources.base import (
+from critmass.sources.models.networks import versions
+from critmass.sources.protocols import (
     PENULTIMATE,
     Activations,
     Kind,
@@ -27,7 +28,6 @@ from critmass.sources.base import (
     Sample,
     cpu_only,
 )
-from critmass.sources.networks import versions
 
 
 def load(_rest: str, request: ModelRequest) -> Network:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from critmass.downloads import fetch
 from critmass.errors import unknown
+from critmass.io.downloads import fetch
 from critmass.progress import Progress
 from critmass.sources import open_model
-from critmass.sources.base import ModelRequest, Network
+from critmass.sources.protocols import ModelRequest, Network
 from critmass.sources.zoo import Entry, entries
 
 

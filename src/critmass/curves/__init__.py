@@ -1,0 +1,1 @@
+"""Scores of parts over sizes: measured, kept, and what follows from them."""

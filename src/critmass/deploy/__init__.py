@@ -1,0 +1,1 @@
+"""Acting on a measurement: choosing the part to keep."""

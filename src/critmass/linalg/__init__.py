@@ -1,0 +1,1 @@
+"""Numbers: matrices by blocks of rows, devices, random streams, moments, bases."""

@@ -1,0 +1,133 @@
+"""Bases and orders that families of parts are made of, as plain arrays.
+
+A basis is a matrix of shape (n_neurons, n_neurons); rows times its first k columns are the part of size k. A
+permutation is a basis too, but is stored as an order of the neurons and never multiplied out. What depends
+on data is fitted in one pass over the rows given, and is the same for the same rows. Sources: random
+projections, Johnson & Lindenstrauss 1984; orthogonal matrices of Haar's law, Mezzadri 2007. Knows nothing of
+repeats, sizes and names: that is parts.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from critmass.linalg.arrays import CPU, Floats, Indices, Matrix, at_once, one_thread
+from critmass.linalg.moments import accumulate, mean_and_variance
+
+PIECE_ROWS = 256
+"""Rows multiplied by a basis at once, on one thread. Part of the result's bits."""
+
+
+def principal(x: Matrix, weights: Floats | None, *, standardise: bool) -> Floats:
+    """Return the principal components of rows, the one of most variance first.
+
+    Parameters
+    ----------
+    x : matrix of shape (n_samples, n_neurons)
+    weights : array of shape (n_samples,), or None
+        How much each row counts.
+    standardise : bool
+        Whether the components are those of the columns scaled to unit variance.
+
+    Returns
+    -------
+    array of shape (n_neurons, n_neurons)
+        Orthogonal; column j is the j-th component, its entry of largest magnitude positive.
+    """
+    (moments,) = accumulate(x, weights=weights, name="X of 'train'")
+    scatter = moments.scatter
+    if standardise:
+        scatter = scatter / moments.scale / moments.scale[:, None]
+    with one_thread():
+        _, vectors = linalg.eigh(scatter, driver="evd")
+    components: Floats = vectors[:, ::-1]
+    largest = np.take_along_axis(components, np.abs(components).argmax(axis=0)[None], axis=0)
+    return np.where(largest < 0, -components, components)
+
+
+def by_variance(x: Matrix, weights: Floats | None) -> Indices:
+    """Return the neurons by variance over the rows, the largest first; of equals, the first."""
+    _, variance = mean_and_variance(x, "X of 'train'", _ones(x, weights))
+    return _descending(variance)
+
+
+def by_norm(x: Matrix, weights: Floats | None) -> Indices:
+    """Return the neurons by the norm of their column, the largest first; of equals, the first."""
+    mean, variance = mean_and_variance(x, "X of 'train'", _ones(x, weights))
+    return _descending(mean**2 + variance)
+
+
+def gaussian(d: int, generator: np.random.Generator) -> Floats:
+    """Return independent normal entries of variance 1 / d: columns of length 1 on average."""
+    return generator.normal(0.0, 1.0 / np.sqrt(d), (d, d))
+
+
+def orthogonal(d: int, generator: np.random.Generator) -> Floats:
+    """Return an orthogonal matrix, each as likely as any other."""
+    with one_thread():
+        q, r = linalg.qr(generator.normal(size=(d, d)))
+    haar: Floats = q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    return haar
+
+
+def uniform(d: int, generator: np.random.Generator) -> Floats:
+    """Return independent entries uniform in [0, 1]: all positive, so columns are alike."""
+    return generator.uniform(0.0, 1.0, (d, d))
+
+
+def times(x: NDArray[Any], basis: Floats) -> Floats:
+    """Return ``x @ basis`` in float64, to the same bits on any number of threads.
+
+    A threaded product is cut where the number of threads says, and its bits with it: so rows are cut at
+    fixed places here, and each piece is multiplied on one thread.
+    """
+    out = np.empty((len(x), basis.shape[1]))
+
+    def piece(start: int) -> None:
+        rows = slice(start, start + PIECE_ROWS)
+        np.matmul(np.asarray(x[rows], dtype=np.float64), basis, out=out[rows])
+
+    with at_once(CPU) as each:
+        each(piece, range(0, len(x), PIECE_ROWS))
+    return out
+
+
+def turned(gram: Floats, basis: Floats) -> Floats:
+    """Return ``basisᵀ gram basis`` for a symmetric matrix."""
+    return times(times(gram, basis).T, basis)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Rows of a matrix, less `shift`, times a basis: a matrix too, multiplied as it is read."""
+
+    x: Matrix
+    shift: Floats
+    basis: Floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows, number of the basis's columns."""
+        return (self.x.shape[0], self.basis.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of products."""
+        return self.basis.dtype
+
+    def __getitem__(self, rows: Any) -> Floats:
+        return times(self.x[rows] - self.shift, self.basis)
+
+
+def _ones(x: Matrix, weights: Floats | None) -> Floats:
+    return np.ones(x.shape[0]) if weights is None else weights
+
+
+def _descending(values: Floats) -> Indices:
+    order: Indices = np.argsort(-values, kind="stable")
+    return order

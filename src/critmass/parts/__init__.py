@@ -1,0 +1,1 @@
+"""Parts of a layer: a basis and its prefixes."""

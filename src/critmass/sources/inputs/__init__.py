@@ -1,0 +1,1 @@
+"""What networks are fed: images, texts, and how they are prepared."""
