@@ -10,7 +10,8 @@ from sklearn.preprocessing import StandardScaler
 from timing import Sampled, sampled
 
 import critmass as cm
-from critmass.parts.parts import make_parts, resolve_sizes
+from critmass.parts.families import make_parts
+from critmass.parts.sizes import resolve_sizes
 
 REPEATS = 5
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from critmass.curves.measure import measure
 from critmass.errors import InputError
 from critmass.features.features import Features
 from critmass.linalg.arrays import Floats, Indices, resolve_device
-from critmass.parts.parts import make_parts, resolve_sizes
-from critmass.scores import MomentScore, Run, Score, make_score
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import resolve_sizes
+from critmass.scores import Run, Score, make_score
 from critmass.scores.custom import Custom
-from critmass.scores.protocols import settings_of
+from critmass.scores.protocols import Measurement, settings_of
 
 
 def made_up(
@@ -71,8 +73,8 @@ class ScoreContract:
         )
 
     def test_it_measures_every_test_split_size_and_repeat(self, score: Score, features: Features) -> None:
-        parts, sizes = make_parts("random", 18, repeats=3), resolve_sizes([1, 2, 5, 17], 18)
-        measured = score.from_rows(features, parts, sizes, Run())
+        plan = Plan.of(make_parts("random", 18, repeats=3), resolve_sizes([1, 2, 5, 17], 18))
+        measured = score.measure(features, plan, Run())
         assert measured.keys() == {"test", "more"}
         for measurement in measured.values():
             assert measurement.scores.shape == measurement.converged.shape == (3, 5)
@@ -82,24 +84,29 @@ class ScoreContract:
                 assert measurement.covariance.shape == (5, 4, 4)
                 assert (np.linalg.eigvalsh(measurement.covariance) > -1e-9).all()
 
-    def test_both_ways_agree(self, score: Score, features: Features) -> None:
-        parts, sizes = make_parts("random", 18, repeats=3), resolve_sizes([1, 2, 5, 17], 18)
-        if not isinstance(score, MomentScore):
-            assert "moments" not in score.memory(features, parts, sizes)
-            return
-        ways = [way(features, parts, sizes, Run()) for way in (score.from_moments, score.from_rows)]
-        assert ways[0].keys() == ways[1].keys()
-        for split in ways[0]:
-            one, other = ways[0][split], ways[1][split]
-            np.testing.assert_allclose(one.scores, other.scores, atol=self.exact)
-            assert one.whole == pytest.approx(other.whole)
-            assert (one.covariance is None) == (other.covariance is None)
-            if one.covariance is not None and other.covariance is not None:
-                np.testing.assert_allclose(one.covariance, other.covariance, atol=1e-7)
-            assert one.n_units == other.n_units
-            assert one.chosen.keys() == other.chosen.keys()
-            for name, values in one.chosen.items():
-                np.testing.assert_allclose(values, other.chosen[name])
+    def test_all_ways_agree(self, score: Score, features: Features) -> None:
+        x, y = made_up(n=400, d=18)
+        # Fewer training and test rows than neurons: then some scores have a way by rows, too.
+        few = Features.from_arrays((x[:17], y[:17]), test=(x[17:34], y[17:34]))
+        for rows in (features, few):
+            plan = Plan.of(make_parts("random", 18, repeats=3), resolve_sizes([1, 2, 5, 17], 18))
+            ways = [score.measure(rows, plan, Run(way=way)) for way in score.memory(rows, plan)]
+            for other in ways[1:]:
+                self._assert_same(ways[0], other)
+
+    def _assert_same(self, one: Mapping[str, Measurement], other: Mapping[str, Measurement]) -> None:
+        assert one.keys() == other.keys()
+        for split, first in one.items():
+            second = other[split]
+            np.testing.assert_allclose(first.scores, second.scores, atol=self.exact)
+            assert first.whole == pytest.approx(second.whole)
+            assert (first.covariance is None) == (second.covariance is None)
+            if first.covariance is not None and second.covariance is not None:
+                np.testing.assert_allclose(first.covariance, second.covariance, atol=1e-7)
+            assert first.n_units == second.n_units
+            assert first.chosen.keys() == second.chosen.keys()
+            for name, values in first.chosen.items():
+                np.testing.assert_allclose(values, second.chosen[name])
 
     def test_the_part_of_size_d_is_the_whole(self, features: Features) -> None:
         curve = measure(features, score=self.make(), sizes="all", repeats=3)
@@ -148,7 +155,8 @@ class ScoreContract:
 
     def test_less_memory_than_it_says_is_refused_with_advice(self, score: Score, features: Features) -> None:
         parts = make_parts("random", features.n_neurons)
-        needed = min(score.memory(features, parts, parts.resolve("paper")).values()) / 2**30
+        plan = Plan.of(parts, parts.resolve("paper"))
+        needed = min(score.memory(features, plan).values()) / 2**30
         with pytest.raises(InputError, match="raise memory_gib"):
             measure(features, score=self.make(), memory_gib=0.999 * needed)
         assert measure(features, score=self.make(), memory_gib=1.001 * needed).sizes[-1] == parts.n_neurons

@@ -9,7 +9,8 @@ import pytest
 
 import critmass as cm
 from critmass.curves.cells import load_curves
-from critmass.parts.parts import make_parts
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
 from critmass.report import charts, write_report
 from critmass.scores import SCORES, Run, make_score
 from critmass.testing import made_up
@@ -131,13 +132,12 @@ def test_each_way_takes_what_the_score_says_within_a_factor_of_two(name: str, ca
     x = x.astype(np.float32)
     features = cm.Features.from_arrays((x[:n], y[:n]), test=(x[n:], y[n:]))
     score, sizes = make_score(name, SHORT.get(name, {})), np.array([d // 20, d // 2, d])
-    parts = make_parts(family, d, repeats=2, train=features.splits["train"], standardise=True)
-    for way, needed in score.memory(features, parts, sizes).items():
-        if needed == float("inf"):
-            continue
-        run = Run(seed=0, memory=1.01 * needed)
+    parts = make_parts(family, d, repeats=2, features=features, standardise=True)
+    plan = Plan.of(parts, sizes)
+    for way, needed in score.memory(features, plan).items():
+        run = Run(seed=0, memory=1.01 * needed, way=way)
         tracemalloc.start()
-        getattr(score, f"from_{way}")(features, parts, sizes, run)
+        score.measure(features, plan, run)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert needed / 2 < peak < 2 * needed, (way, peak / needed)

@@ -9,8 +9,9 @@ import pytest
 
 import critmass as cm
 from critmass.curves.cells import load_cell, save_cell
-from critmass.parts.parts import FAMILIES, make_parts
-from critmass.scores import SCORES, MomentScore, Run, make_score
+from critmass.parts.families import FAMILIES, make_family, make_parts
+from critmass.parts.plan import Plan
+from critmass.scores import SCORES, Run, make_score
 from critmass.testing import made_up
 
 D, SIZES = 12, [1, 2, 5, 9]
@@ -27,7 +28,8 @@ def masks():
 
 GIVEN = {"order": np.random.default_rng(0).permutation(D), "masks": masks()}
 EVERY = {**{name: name for name in FAMILIES}, **GIVEN}
-DENSE = [name for name, family in FAMILIES.items() if family.dense]
+DENSE = [name for name in FAMILIES if make_family(name).unit != "neurons"]
+RANDOM = [name for name in FAMILIES if make_family(name).random]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,7 @@ def features():
 
 
 def parts_of(name, features, *, seed=0, standardise=False):
-    train = features.splits["train"]
-    return make_parts(EVERY[name], D, repeats=2, seed=seed, train=train, standardise=standardise)
+    return make_parts(EVERY[name], D, repeats=2, seed=seed, features=features, standardise=standardise)
 
 
 def measured(name, features, **more):
@@ -153,7 +154,7 @@ class TestWithEveryScore:
         assert save_cell(tmp_path / "again", kept).read_bytes() == path.read_bytes()
 
 
-TWO_WAYS = [score for score in SCORES if isinstance(make_score(score), MomentScore)]
+TWO_WAYS = ("ridge", "cka", "cka-biased", "cka-minibatch")
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -165,9 +166,9 @@ def test_both_ways_agree(name, score):
     fs = cm.Features.from_arrays((x[:11], y[:11]), test=(x[11:], y[11:]), tests={"more": (x[12:], y[12:])})
     made = make_score(score)
     parts = parts_of(name, fs, standardise=bool(getattr(made, "standardise", False)))
-    sizes = parts.resolve("paper" if name == "masks" else SIZES)
-    assert np.isfinite(list(made.memory(fs, parts, sizes).values())).all()
-    ways = [way(fs, parts, sizes, Run()) for way in (made.from_moments, made.from_rows)]
+    plan = Plan.of(parts, parts.resolve("paper" if name == "masks" else SIZES))
+    assert list(made.memory(fs, plan)) == ["moments", "rows"]
+    ways = [made.measure(fs, plan, Run(way=way)) for way in made.memory(fs, plan)]
     assert ways[0].keys() == ways[1].keys() == {"test", "more"}
     for split, one in ways[0].items():
         other = ways[1][split]
@@ -183,25 +184,19 @@ def test_both_ways_agree(name, score):
 
 @pytest.mark.parametrize("name", EVERY)
 class TestFamily:
-    def test_repeats_only_where_there_is_chance(self, name, features):
-        expected = {"order": 1, "masks": 2}
-        chance = FAMILIES[name].chance if name in FAMILIES else False
-        assert parts_of(name, features).repeats == expected.get(name, 2 if chance else 1)
+    def test_repeats_only_where_it_is_random(self, name, features):
+        expected = {"order": 1, "masks": 2, "matrix": 1}
+        assert parts_of(name, features).repeats == expected.get(name, 2 if name in RANDOM else 1)
 
-    def test_the_seed_matters_exactly_where_there_is_chance(self, name, features):
-        a, b, c = (
-            [walk.order if walk.basis is None else walk.basis for walk in parts.walks(parts.resolve("paper"))]
-            for parts in (parts_of(name, features, seed=seed) for seed in (5, 5, 6))
-        )
-        assert all((one == other).all() for one, other in zip(a, b, strict=True))
-        same = all((one == other).all() for one, other in zip(a, c, strict=True))
-        assert same != (name in FAMILIES and FAMILIES[name].chance)
+    def test_the_seed_matters_exactly_where_it_is_random(self, name, features):
+        a, b, c = (parts_of(name, features, seed=seed).array for seed in (5, 5, 6))
+        assert (a == b).all()
+        assert (a == c).all() == (name not in RANDOM)
 
-    def test_repeats_differ_where_there_is_chance(self, name, features):
-        if name in FAMILIES and FAMILIES[name].chance:
-            one, other, _ = parts_of(name, features).walks(np.array([D]))
-            values = [walk.order if walk.basis is None else walk.basis for walk in (one, other)]
-            assert (values[0] != values[1]).any()
+    def test_repeats_differ_where_it_is_random(self, name, features):
+        if name in RANDOM:
+            one, other = parts_of(name, features).array
+            assert (one != other).any()
 
     def test_one_neuron(self, name):
         if name in GIVEN:
@@ -236,9 +231,5 @@ class TestFamily:
         moved = cm.Features.from_arrays(
             (features.splits["train"].x, features.splits["train"].y), test=(test.x * 3 + 100, test.y)
         )
-        for one, other in zip(
-            *(parts_of(name, fs).walks(np.array([2, 5, 9, D])) for fs in (features, moved)), strict=True
-        ):
-            assert one.order.tobytes() == other.order.tobytes()
-            assert (one.basis is None) == (other.basis is None)
-            assert one.basis is None or one.basis.tobytes() == other.basis.tobytes()
+        one, other = (parts_of(name, fs).array for fs in (features, moved))
+        assert one.tobytes() == other.tobytes()

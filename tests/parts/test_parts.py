@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from critmass.errors import InputError
-from critmass.features.features import Split
-from critmass.parts.parts import PAPER_FRACTIONS, make_parts, resolve_sizes
+from critmass.features.features import Features
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import PAPER_FRACTIONS, resolve_sizes
 
 
 @pytest.mark.parametrize("d", [1, 2, 10, 384, 1280, 4096])
@@ -67,7 +69,7 @@ def test_bad_sizes_are_refused(bad):
 def test_explicit_orders():
     assert make_parts([2, 0, 1], 3).orders.tolist() == [[2, 0, 1]]
     assert make_parts(np.array([[2, 0, 1], [0, 1, 2]]), 3).repeats == 2
-    for bad in ([0, 1], [0, 0, 1], [0.0, 1.0, 2.0], [[[0, 1, 2]]], [0, 1, 3]):
+    for bad in ([0, 1], [0, 0, 1], [[[0, 1, 2]]], [0, 1, 3], ["a", "b", "c"]):
         with pytest.raises(InputError, match=r"each of the neurons 0\.\.2 once"):
             make_parts(bad, 3)
 
@@ -87,8 +89,8 @@ def test_masks():
     assert (parts.family, parts.repeats, parts.n_neurons) == ("masks", 1, 3)
     assert parts.resolve("paper").tolist() == [1, 2, 3]
     assert [parts.indices(0, size).tolist() for size in (1, 2, 3)] == [[0], [1, 2], [0, 1, 2]]
-    *walks, whole = parts.walks(np.array([1, 2, 3]))
-    assert [walk.order[: walk.sizes[-1]].tolist() for walk in walks] == [[0], [1, 2]]
+    *groups, whole = Plan.of(parts, np.array([1, 2, 3])).groups
+    assert [group.used.tolist() for group in groups] == [[0], [1, 2]]
     assert (whole.order.tolist(), whole.repeat) == ([0, 1, 2], 1)
     assert make_parts(np.stack([mask, mask[:, ::-1]]), 3).indices(1, 1).tolist() == [2]
     with pytest.raises(InputError, match="size: found 2; allowed: 1, 3"):
@@ -116,16 +118,21 @@ def test_bad_masks_are_refused(bad, words):
 
 def test_families_that_depend_on_data_need_rows():
     for family in ("pca", "pca-least", "variance", "variance-least", "norm", "norm-least"):
-        with pytest.raises(InputError, match="train: found no rows"):
+        with pytest.raises(InputError, match="features: found none"):
             make_parts(family, 4)
 
 
 def test_least_is_the_reverse():
     x = np.random.default_rng(0).normal(size=(40, 6)) * np.arange(1, 7)
     for family in ("variance", "norm"):
-        most, least = (make_parts(name, 6, train=Split(x)).orders for name in (family, f"{family}-least"))
+        most, least = (
+            make_parts(name, 6, features=Features.from_arrays(x)).orders
+            for name in (family, f"{family}-least")
+        )
         assert (most == least[:, ::-1]).all()
-    most, least = (make_parts(name, 6, train=Split(x)).matrices for name in ("pca", "pca-least"))
+    most, least = (
+        make_parts(name, 6, features=Features.from_arrays(x)).matrices for name in ("pca", "pca-least")
+    )
     assert (most == least[:, :, ::-1]).all()
 
 
@@ -146,8 +153,8 @@ def test_columns_are_the_neurons_then_each_basis():
     parts = make_parts("random-projection", 4, repeats=2)
     expected = np.concatenate([x, x @ parts.matrices[0], x @ parts.matrices[1]], axis=1)
     np.testing.assert_allclose(parts.columns(x), expected, rtol=1e-6)
-    *walks, whole = parts.walks(np.array([2, 4]))
-    for walk in walks:
-        np.testing.assert_allclose(parts.columns(x)[:, walk.order], x @ walk.basis, rtol=1e-6)
-    assert (parts.columns(x)[:, whole.order] == x).all()
+    *groups, whole = Plan.of(parts, np.array([2, 4])).groups
+    for group in groups:
+        np.testing.assert_allclose(parts.columns(x)[:, group.columns], x @ group.basis.matrix, rtol=1e-6)
+    assert (parts.columns(x)[:, whole.columns] == x).all()
     assert make_parts("random", 4).columns(x) is x

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 import critmass as cm
-from critmass.parts.parts import Bases, Orders, make_parts, resolve_sizes
+from critmass.parts.families import make_parts
+from critmass.parts.parts import Orders, from_array
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run, make_score
 from critmass.scores import cka as module
 from critmass.testing import made_up
@@ -119,7 +122,7 @@ def test_dense_bases_equal_the_formula_against_the_raw_whole(family, estimator):
     fs = cm.Features.from_arrays((x[:70], y[:70]), test=(x[70:], y[70:]))
     score = "cka" if estimator == "debiased" else "cka-biased"
     curve = cm.measure(fs, score=score, parts=family, sizes="all", repeats=2)
-    parts = make_parts(family, 9, repeats=2, train=fs.splits["train"])
+    parts = make_parts(family, 9, repeats=2, features=fs)
     test = x[70:] - x[70:].mean(0)
     for row in curve.frame.iter_rows(named=True):
         part = test @ parts.matrices[row["repeat"]][:, : row["size"]]
@@ -147,7 +150,7 @@ def test_components_of_real_features(real_features):
     train, test = real_features.splits["train"], real_features.splits["test"]
     few = np.asarray(test.x[:300], dtype=np.float64)[:, :400]
     fs = cm.Features.from_arrays(np.asarray(train.x[:])[:, :400], test=few.astype(np.float32))
-    parts = make_parts("pca", 400, train=fs.splits["train"])
+    parts = make_parts("pca", 400, features=fs)
     for score, naive in (("cka-biased", naive_biased), ("cka", naive_debiased)):
         curve = cm.measure(fs, score=score, parts="pca", sizes=[1, 10, 100])
         for size, found in zip(curve.sizes, curve.measurement.scores[0], strict=True):
@@ -169,9 +172,8 @@ def test_a_permutation_as_a_matrix_and_turned_signs_change_nothing(seed, score):
     matrices = np.stack([np.eye(6)[:, order] for order in orders])
     signs = generator.choice([-1.0, 1.0], size=(2, 1, 6))
     made, sizes = make_score(score, {"regularisation": 1.0} if score == "ridge" else {}), np.array([1, 3, 6])
-    kinds = [Orders("o", orders), Bases.of("b", matrices), Bases.of("s", matrices * signs)]
-    way = made.from_moments if hasattr(made, "from_moments") else made.from_rows
-    one, *others = (way(fs, parts, sizes, Run())["test"] for parts in kinds)
+    kinds = [Orders("o", orders), from_array("b", matrices, 6), from_array("s", matrices * signs, 6)]
+    one, *others = (made.measure(fs, Plan.of(parts, sizes), Run())["test"] for parts in kinds)
     for other in others:
         np.testing.assert_allclose(other.scores, one.scores, atol=1e-9)
         assert other.whole == one.whole

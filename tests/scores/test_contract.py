@@ -7,6 +7,7 @@ import pytest
 
 import critmass as cm
 from critmass.curves.measure import measure
+from critmass.parts.plan import Plan
 from critmass.scores import SCORES, make_score
 from critmass.testing import ScoreContract, made_up
 
@@ -37,7 +38,7 @@ def test_a_layer_too_wide_for_moments_is_measured_from_rows():
     fs = cm.Features.from_arrays((x, y))
     for name in ("ridge", "cka"):
         narrow = measure(fs, score=name, sizes=[5, 100], repeats=2)
-        needed = make_score(name).memory(fs, narrow.parts, narrow.sizes)
+        needed = make_score(name).memory(fs, Plan.of(narrow.parts, narrow.sizes))
         assert needed["rows"] < needed["moments"]
         wide = measure(fs, score=name, sizes=[5, 100], repeats=2, memory_gib=needed["rows"] * 1.01 / 2**30)
         np.testing.assert_allclose(wide.measurement.scores, narrow.measurement.scores, atol=1e-9)

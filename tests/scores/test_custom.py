@@ -11,7 +11,8 @@ from sklearn.naive_bayes import GaussianNB
 import critmass as cm
 from critmass import scores
 from critmass.features.features import Split
-from critmass.parts.parts import make_parts
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
 from critmass.scores import Run, make_score
 from critmass.scores.ridge import Ridge
 from critmass.testing import made_up
@@ -118,10 +119,10 @@ def test_ridge_with_class_weights_is_the_same_both_ways(features):
     fs = cm.Features.from_arrays(
         (x[:120], y[:120]), test=(x[120:], y[120:]), weights={"train": np.linspace(0.5, 2, 120)}
     )
-    parts, sizes = make_parts("random", 12, repeats=2), np.array([3, 7, 12])
+    plan = Plan.of(make_parts("random", 12, repeats=2), np.array([3, 7, 12]))
     for penalty in (None, 5.0):
         score = Ridge(regularisation=penalty, class_weight="balanced")
-        ways = [way(fs, parts, sizes, Run())["test"] for way in (score.from_moments, score.from_rows)]
+        ways = [score.measure(fs, plan, Run(way=way))["test"] for way in ("moments", "rows")]
         np.testing.assert_allclose(ways[0].scores, ways[1].scores, atol=1e-12)
         np.testing.assert_allclose(ways[0].chosen["regularisation"], ways[1].chosen["regularisation"])
 

@@ -14,7 +14,9 @@ from sklearn.preprocessing import StandardScaler
 import critmass as cm
 from critmass.linalg.arrays import Device
 from critmass.linalg.moments import accumulate
-from critmass.parts.parts import make_parts, resolve_sizes
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run
 from critmass.scores.logistic import PENALTIES, Fitter, Logistic
 from critmass.scores.logistic_solvers import Side
@@ -41,8 +43,7 @@ def fitted(features, penalty, *, sizes, repeats=1, score=None, run=RUN, weights=
         train,
         weights,
         moments,
-        parts=parts,
-        sizes=counts,
+        plan=Plan.of(parts, counts),
         run=run,
         each=lambda work, items: [work(item) for item in items],
     )
@@ -73,8 +74,8 @@ def assert_equals_sklearn(features, penalty, *, sizes, repeats=1, coefficients=1
     fitter, probes = fitted(features, penalty, sizes=sizes, repeats=repeats, score=EXACT)
     predicted = fitter.predictions(probes, raw)
     agree, rows = 0, 0
-    for (repeat, size), probe in probes.probes.items():
-        part = np.arange(features.n_neurons) if repeat == repeats else fitter.parts.orders[repeat, :size]
+    for (repeat, size), probe in probes.by_part.items():
+        part = np.arange(features.n_neurons) if repeat == repeats else fitter.plan.parts.orders[repeat, :size]
         model = LogisticRegression(C=1 / penalty, tol=1e-6, max_iter=20_000).fit(x[:, part], y)
         ours = objective(x[:, part], y, probe.weights, probe.intercepts, penalty)
         theirs = objective(x[:, part], y, model.coef_, model.intercept_, penalty)
@@ -82,7 +83,7 @@ def assert_equals_sklearn(features, penalty, *, sizes, repeats=1, coefficients=1
         assert ours <= theirs * (1 + 1e-5)
         error = np.linalg.norm(probe.weights - model.coef_) / np.linalg.norm(model.coef_)
         assert error < coefficients, (repeat, size, error)
-        column = int(np.searchsorted(fitter.sizes, size))
+        column = int(np.searchsorted(fitter.plan.sizes, size))
         agree += np.count_nonzero(predicted[repeat, :, column] == model.predict(xt[:, part]))
         rows += len(xt)
     assert agree >= 0.998 * rows
@@ -112,13 +113,13 @@ def assert_the_default_is_near_enough(features, penalty, sizes):
     fitter, probes = fitted(features, penalty, sizes=sizes)
     predicted = fitter.predictions(probes, raw)
     agree = []
-    for (walk, size), probe in probes.probes.items():
-        part = np.arange(features.n_neurons) if walk == 1 else fitter.parts.orders[0, :size]
+    for (walk, size), probe in probes.by_part.items():
+        part = np.arange(features.n_neurons) if walk == 1 else fitter.plan.parts.orders[0, :size]
         model = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=50_000).fit(x[:, part], y)
         ours = objective(x[:, part], y, probe.weights, probe.intercepts, penalty)
         theirs = objective(x[:, part], y, model.coef_, model.intercept_, penalty)
         assert abs(ours / theirs - 1) <= 1e-5, (size, ours, theirs)
-        column = int(np.searchsorted(fitter.sizes, size))
+        column = int(np.searchsorted(fitter.plan.sizes, size))
         agree.append(predicted[walk, :, column] == model.predict(xt[:, part]))
     assert np.mean(agree) >= 0.998
 
@@ -150,7 +151,7 @@ def test_one_whole_one_number_whatever_is_asked_beside_it(digits, monkeypatch, r
     fit = Fitter.fit
 
     def spied(self, *args):
-        fits.append((len(self.walks) - 1, fit(self, *args)))
+        fits.append((len(self.plan.groups) - 1, fit(self, *args)))
         return fits[-1][1]
 
     monkeypatch.setattr(Fitter, "fit", spied)
@@ -165,7 +166,7 @@ def test_one_whole_one_number_whatever_is_asked_beside_it(digits, monkeypatch, r
             fs, score="logistic", parts=parts, sizes=sizes, repeats=repeats, regularisation=regularisation
         )
         walk, probes = fits[-1]
-        whole = probes.probes[walk, fs.n_neurons]
+        whole = probes.by_part[walk, fs.n_neurons]
         found.add((curve.whole, whole.weights.tobytes(), whole.intercepts.tobytes()))
     assert len(found) == 1
 
@@ -198,7 +199,7 @@ def test_weights_and_class_weights_equal_sklearn(digits):
         theirs = {3: 5.0, 7: 0.5} if isinstance(given_weight, dict) else given_weight
         model = LogisticRegression(C=0.1, tol=1e-6, max_iter=5000, class_weight=theirs)
         model.fit(x[:, part], y, sample_weight=own)
-        found = probes.probes[0, 20]
+        found = probes.by_part[0, 20]
         assert np.linalg.norm(found.weights - model.coef_) < 1e-3 * np.linalg.norm(model.coef_)
 
 
@@ -309,7 +310,7 @@ def test_rows_read_again_at_every_pass_give_the_same_bits(digits, tmp_path):
         for memory, home in ((8 * 2.0**30, kept), (1e5, streamed)):
             fitter, probes = fitted(features, 5.0, sizes=[5, 30], repeats=2, run=Run(memory=memory))
             assert fitter.rows.keep == (memory > 1e6)
-            home.append({key: probe.weights.tobytes() for key, probe in probes.probes.items()})
+            home.append({key: probe.weights.tobytes() for key, probe in probes.by_part.items()})
     assert kept[0] == kept[1] == streamed[0] == streamed[1]
 
 
@@ -318,8 +319,8 @@ def test_torch_and_numpy_find_the_same_probes(digits):
         fitted(digits, 5.0, sizes=[3, 20, 40], repeats=2, score=EXACT, run=Run(device=Device(name)))[1]
         for name in ("cpu", "torch:cpu")
     )
-    for key, probe in one.probes.items():
-        found = other.probes[key].weights.numpy()
+    for key, probe in one.by_part.items():
+        found = other.by_part[key].weights.numpy()
         assert np.linalg.norm(found - probe.weights) < 1e-3 * np.linalg.norm(probe.weights)
 
 
@@ -348,7 +349,7 @@ def test_the_gradient_vanishes_at_the_solution(seed, penalty, classes):
     fs = cm.Features.from_arrays((x, y), test=(x, y))
     a, _, _, _ = standardised(fs)
     _, probes = fitted(fs, penalty, sizes=[4], score=Logistic(tolerance=1e-12))
-    probe, part = probes.probes[0, 4], make_parts("random", 10, repeats=1).orders[0, :4]
+    probe, part = probes.by_part[0, 4], make_parts("random", 10, repeats=1).orders[0, :4]
     z = a[:, part] @ probe.weights.T + probe.intercepts
     if classes == 2:
         error = 1 / (1 + np.exp(-z)) - y[:, None]
@@ -364,7 +365,7 @@ def test_the_gradient_vanishes_at_the_solution(seed, penalty, classes):
 @pytest.mark.parametrize("family", ["pca", "random-projection"])
 def test_dense_bases_equal_sklearn_on_the_projected_rows(digits, family):
     x, y, xt, yt = standardised(digits)
-    parts = make_parts(family, 64, repeats=2, train=digits.splits["train"], standardise=True)
+    parts = make_parts(family, 64, repeats=2, features=digits, standardise=True)
     curve = cm.measure(digits, score="logistic", parts=family, sizes=[12], regularisation=5.0, repeats=2)
     for repeat, basis in enumerate(parts.matrices):
         for place, size in enumerate((12, 64)):

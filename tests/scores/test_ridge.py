@@ -12,13 +12,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass.linalg.arrays import CPU
 from critmass.linalg.moments import accumulate
-from critmass.parts.parts import make_parts, resolve_sizes
-from critmass.progress import silent
+from critmass.parts.families import make_parts
+from critmass.parts.groups import PrefixGroup
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import resolve_sizes
+from critmass.scores.linear_solvers import Coefficients, GroupProblem, Job, Sweep, coefficients
+from critmass.scores.moment_probes import PENALTIES
+from critmass.scores.probes import targets_of
 from critmass.scores.protocols import Run
-from critmass.scores.ridge import PENALTIES, Ridge
-from critmass.scores.ridge_solvers import Coefficients, Job, Problem, Sweep, coefficients, targets_of
+from critmass.scores.ridge import Ridge
 from critmass.testing import made_up
 
 
@@ -35,7 +38,12 @@ def standardised(features):
 def problem_of(features):
     train = features.splits["train"]
     (moments,) = accumulate(train.x, targets=targets_of(features, train))
-    return Problem.of(moments, standardise=True, classify=features.task == "classification")
+    return Ridge().problem(moments, features)
+
+
+def job_of(problem, order, sizes, penalty):
+    group = PrefixGroup(order, sizes, 0, np.arange(len(sizes)))
+    return Job(GroupProblem.of(problem, group), sizes, np.arange(len(sizes)), penalty)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 100.0, 10_000.0])
@@ -46,15 +54,15 @@ def test_every_paper_size_and_repeat_equals_sklearn_on_real_features(real_featur
     sizes = resolve_sizes("paper", 1280)
     agree, rows = 0, 0
     for order in make_parts("random", 1280, repeats=2 if penalty == 100.0 else 1).orders:
-        job = Job(problem, order, sizes, penalty, 0, np.arange(len(sizes)))
-        found = coefficients(job)
+        job = job_of(problem, order, sizes, penalty)
+        found = coefficients(job)[0].transpose(1, 0, 2)
         ways = [way.outputs(raw) for way in (Coefficients.fit([job]), Sweep.fit(job))]
         for size, weights, (*_, explicit), (*_, swept) in zip(sizes, found, *ways, strict=True):
             part = order[:size]
             model = RidgeClassifier(alpha=penalty, solver="cholesky").fit(x[:, part], y)
-            error = np.linalg.norm(weights[part].T - model.coef_) / np.linalg.norm(model.coef_)
+            error = np.linalg.norm(weights[:size].T - model.coef_) / np.linalg.norm(model.coef_)
             assert error < 1e-4
-            assert not weights[np.setdiff1d(np.arange(1280), part)].any()
+            assert not weights[size:].any()
             expected = model.decision_function(xt[:, part])
             np.testing.assert_allclose(explicit.T, expected, atol=1e-7)
             np.testing.assert_allclose(swept.T, expected, atol=1e-7)
@@ -91,10 +99,10 @@ def test_regression_equals_sklearn():
     a, ya, b, yb = standardised(fs)
     problem = problem_of(fs)
     for repeat, order in enumerate(curve.parts.orders):
-        job = Job(problem, order, np.arange(1, 17), 5.0, 0, np.arange(16))
-        for size, weights in zip(job.sizes, coefficients(job), strict=True):
+        job = job_of(problem, order, np.arange(1, 17), 5.0)
+        for size, weights in zip(job.sizes, coefficients(job)[0].transpose(1, 0, 2), strict=True):
             model = SklearnRidge(alpha=5.0).fit(a[:, order[:size]], ya)
-            np.testing.assert_allclose(weights[order[:size], 0], model.coef_, rtol=1e-7)
+            np.testing.assert_allclose(weights[:size, 0], model.coef_, rtol=1e-7)
             expected = r2_score(yb, model.predict(b[:, order[:size]]))
             assert curve.measurement.scores[repeat, size - 1] == pytest.approx(expected, abs=1e-9)
 
@@ -310,7 +318,7 @@ def test_a_chosen_penalty_of_a_basis_equals_the_naive_loop(family):
     splits = {"train": slice(0, 150), "validation": slice(150, 250), "test": slice(250, 400)}
     fs = cm.Features.from_arrays(**{name: (x[rows], y[rows]) for name, rows in splits.items()})
     curve = cm.measure(fs, parts=family, sizes=[3, 7], repeats=2)
-    bases = make_parts(family, 12, repeats=2, train=fs.splits["train"], standardise=True).matrices
+    bases = make_parts(family, 12, repeats=2, features=fs, standardise=True).matrices
     scaler = StandardScaler().fit(x[splits["train"]])
     rows = {name: scaler.transform(x[where]) for name, where in splits.items()}
     for row in curve.frame.iter_rows(named=True):
@@ -356,9 +364,7 @@ def test_neurons_that_speak_up_in_rows_set_aside_only_are_constant_for_the_other
     fs = cm.Features.from_arrays(
         (rare, fs.splits["train"].y), test=(fs.splits["test"].x[:], fs.splits["test"].y)
     )
-    parts, sizes = make_parts("random", 60, repeats=2), np.array([20, 45, 60])
-    run = Run(0, CPU, 2**33, silent)
-    ways = (Ridge().from_moments(fs, parts, sizes, run), Ridge().from_rows(fs, parts, sizes, run))
-    first, second = (way["test"] for way in ways)
+    plan = Plan.of(make_parts("random", 60, repeats=2), np.array([20, 45, 60]))
+    first, second = (Ridge().measure(fs, plan, Run(way=way))["test"] for way in ("moments", "rows"))
     np.testing.assert_array_equal(first.scores, second.scores)
     np.testing.assert_allclose(first.chosen["regularisation"], second.chosen["regularisation"], rtol=1e-6)

@@ -14,8 +14,10 @@ from sklearn.metrics import accuracy_score
 
 import critmass as cm
 from critmass.linalg import rng
-from critmass.linalg.arrays import CPU, at_once, resolve_device
-from critmass.parts.parts import make_parts, resolve_sizes
+from critmass.linalg.arrays import resolve_device
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run
 from critmass.scores.probes import fit_and_validation, row_weights
 from critmass.scores.sgd import SGD
@@ -45,18 +47,16 @@ def small_digits(digits):
 
 
 def trained(score, features, parts, sizes, run=None):
-    run = run or Run()
-    with at_once(run.device) as each:
-        return score.trained(features, parts, np.asarray(sizes), run, each)
+    return score.fit(features, Plan.of(parts, np.asarray(sizes)), run or Run())
 
 
 def probes(score, features, parts, sizes, run=None):
     """Return the weights of every probe by (repeat, size), bias first."""
     found = {}
     for heads in trained(score, features, parts, sizes, run).heads:
-        for size, weights in zip(np.asarray(sizes)[heads.columns].tolist(), heads.probes(), strict=True):
+        for size, weights in zip(heads.group.sizes.tolist(), heads.probes(), strict=True):
             assert weights.shape[1] == size + 1
-            found[heads.repeat, size] = weights
+            found[heads.group.repeat, size] = weights
     assert len(found) == parts.repeats * (len(sizes) - 1) + 1
     return found
 
@@ -172,7 +172,7 @@ def test_two_classes_have_two_outputs():
 def test_scores_are_those_of_the_weights(small_digits):
     parts, sizes = make_parts("random", 64, repeats=2), resolve_sizes([3, 20, 40], 64)
     score = SGD(epochs=5)
-    measured = score.from_rows(small_digits, parts, sizes, Run())["test"]
+    measured = score.measure(small_digits, Plan.of(parts, sizes), Run())["test"]
     test = small_digits.splits["test"]
     for (repeat, size), weights in probes(score, small_digits, parts, sizes).items():
         part = parts.orders[max(repeat, 0)][:size]
@@ -204,7 +204,7 @@ def naive_best(features, score, part, repeat, seed=0):
 def test_the_best_epoch_is_the_first_best_on_validation_rows(small_digits):
     score = SGD(epochs=8, step_epochs=3, select="best")
     parts, sizes = make_parts("random", 64, repeats=2), resolve_sizes([2, 30], 64)
-    chosen = score.from_rows(small_digits, parts, sizes, Run())["test"].chosen["epoch"]
+    chosen = score.measure(small_digits, Plan.of(parts, sizes), Run())["test"].chosen["epoch"]
     whole = naive_best(small_digits, score, parts.orders[0], WHOLE)
     expected = [
         [naive_best(small_digits, score, order[:k], r) for k in (2, 30)] + [whole]
@@ -219,11 +219,11 @@ def test_the_best_epochs_weights_are_kept(small_digits):
     best = trained(SGD(epochs=8, step_epochs=3, select="best"), small_digits, parts, sizes)
     for heads in best.heads:
         for epoch, found, size in zip(
-            heads.epochs, heads.probes(), np.array(sizes)[heads.columns], strict=True
+            heads.epochs, heads.probes(), np.array(sizes)[heads.group.size_index], strict=True
         ):
             fit, _ = fit_and_validation(small_digits, 0)
-            part = parts.orders[max(heads.repeat, 0)][:size]
-            start = initial(0, heads.repeat, int(size), 10)
+            part = parts.orders[max(heads.group.repeat, 0)][:size]
+            start = initial(0, heads.group.repeat, int(size), 10)
             shorter = SGD(epochs=int(epoch), step_epochs=3)
             x = np.asarray(fit.x[:])[:, part]
             expected = torch_head(shorter, [x], fit.y, np.ones(len(x)), start)
@@ -238,15 +238,14 @@ def test_test_labels_choose_nothing():
     one, other = (
         cm.Features.from_arrays((x[80:], y[80:]), test=(x[:80], labels)) for labels in (y[:80], shuffled)
     )
-    epochs = [score.from_rows(fs, parts, sizes, Run())["test"].chosen["epoch"] for fs in (one, other)]
+    epochs = [score.measure(fs, Plan.of(parts, sizes), Run())["test"].chosen["epoch"] for fs in (one, other)]
     np.testing.assert_array_equal(*epochs)
     assert len(np.unique(epochs[0])) > 1
     predictions = []
-    with at_once(CPU) as each:
-        for fs in (one, other):
-            heads = score.trained(fs, parts, sizes, Run(), each)
-            ((_, classes),) = heads.predictions(fs.splits["test"].x, "test", each)
-            predictions.append(classes)
+    for fs in (one, other):
+        heads = score.fit(fs, Plan.of(parts, sizes), Run())
+        ((_, classes),) = heads.predictions(fs.splits["test"].x, "test")
+        predictions.append(classes)
     np.testing.assert_array_equal(*predictions)
 
 
@@ -278,13 +277,13 @@ def test_a_rate_too_high_is_told_and_not_warned_of():
     x, y = made_up(n=150, d=8, dtype=np.float32)
     features, parts, sizes = features_of(x, y), make_parts("random", 8, repeats=2), resolve_sizes([3], 8)
     score = SGD(learning_rate=1e6, schedule="constant")
-    measured = score.from_rows(features, parts, sizes, Run())["test"]
+    measured = score.measure(features, Plan.of(parts, sizes), Run())["test"]
     assert not measured.converged.any()
     assert np.isfinite(measured.scores).all()
     curve = cm.measure(features, score=score, sizes=[3], repeats=2)
     assert any("did not converge" in warning for warning in curve.warnings)
     kept = SGD(learning_rate=1e6, schedule="constant", select="best")
-    assert not kept.from_rows(features, parts, sizes, Run())["test"].converged.any()
+    assert not kept.measure(features, Plan.of(parts, sizes), Run())["test"].converged.any()
 
 
 def test_one_head_that_diverges_leaves_the_others_alone():
@@ -334,7 +333,7 @@ def test_targets_are_refused_with_advice():
     with pytest.raises(cm.InputError, match="use ridge"):
         cm.measure(features, score="sgd")
     with pytest.raises(cm.InputError, match="use ridge"):
-        SGD().from_rows(features, make_parts("random", 6), resolve_sizes([2], 6), Run())
+        SGD().measure(features, Plan.of(make_parts("random", 6), resolve_sizes([2], 6)), Run())
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -347,15 +346,16 @@ def test_rows_read_as_needed_give_the_same_bits(tmp_path, standardise, select, d
     stored = features.save(tmp_path / "store", shard_rows=37)
     parts, sizes = make_parts("random", 20, repeats=2), resolve_sizes([1, 5, 15], 20)
     score = SGD(epochs=5, batch_size=64, standardise=standardise, select=select)
-    tight = Run(memory=score.memory(stored, parts, sizes)["rows"] + 1)
+    tight = Run(memory=score.memory(stored, Plan.of(parts, sizes))["rows"] + 1)
     train = stored.splits["train"]
-    assert score._sources(stored, train, parts, Run(), 0.0)[0].held is not None
-    assert score._sources(stored, train, parts, tight, tight.memory - 1)[0].held is None
+    plan = Plan.of(parts, sizes)
+    assert score._sources(stored, train, plan, Run())[0].held is not None
+    assert score._sources(stored, train, plan, tight)[0].held is None
     one, other = probes(score, features, parts, sizes), probes(score, stored, parts, sizes, tight)
     assert all(one[key].tobytes() == other[key].tobytes() for key in one)
     scores = [
-        score.from_rows(*given)["test"].scores.tobytes()
-        for given in ((features, parts, sizes, Run()), (stored, parts, sizes, tight))
+        score.measure(*given)["test"].scores.tobytes()
+        for given in ((features, plan, Run()), (stored, plan, tight))
     ]
     assert scores[0] == scores[1]
 
@@ -376,10 +376,10 @@ def test_reading_as_needed_takes_no_more_memory_than_it_says(tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     features = cm.Features.from_arrays((mapped, y), test=(x[:100], y[:100]))
     parts, sizes, score = make_parts("random", 64, repeats=2), resolve_sizes([8, 40], 64), SGD(epochs=1)
-    needed = score.memory(features, parts, sizes)["rows"]
+    needed = score.memory(features, Plan.of(parts, sizes))["rows"]
     assert needed < x.nbytes
     tracemalloc.start()
-    score.from_rows(features, parts, sizes, Run(memory=needed))
+    score.measure(features, Plan.of(parts, sizes), Run(memory=needed))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < needed
@@ -411,7 +411,7 @@ def test_progress_counts_epochs(small_digits):
     told = []
     score = SGD(epochs=3)
     run = Run(progress=lambda *what: told.append(what))
-    score.from_rows(small_digits, make_parts("random", 64, repeats=1), resolve_sizes([5], 64), run)
+    score.measure(small_digits, Plan.of(make_parts("random", 64, repeats=1), resolve_sizes([5], 64)), run)
     assert [step for step in told if step[0].startswith("training")] == [
         ("training probes (sgd)", done, 3) for done in range(4)
     ]
@@ -436,9 +436,10 @@ def test_heads_of_a_basis_are_those_that_torch_trains_on_its_columns(small_digit
     heads = trained(score, small_digits, parts, sizes)
     found = 0
     for head in heads.heads:
-        basis = np.eye(64) if head.repeat == WHOLE else parts.matrices[head.repeat]
-        for size, ours in zip(sizes[head.columns], head.probes(), strict=True):
-            start, columns = initial(0, head.repeat, int(size), 10), x @ basis[:, :size]
+        repeat = head.group.repeat
+        basis = np.eye(64) if repeat == WHOLE else parts.matrices[repeat]
+        for size, ours in zip(head.group.sizes, head.probes(), strict=True):
+            start, columns = initial(0, repeat, int(size), 10), x @ basis[:, :size]
             view = columns.astype(np.asarray(train.x[:1]).dtype)
             expected = torch_head(score, [view], train.y, np.ones(len(view)), start)
             np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)

@@ -95,7 +95,7 @@ def _curves(path: Path, sizes: Sequence[str], reading: Reading) -> list[Curve]:
 
 def _wanted(curves: Sequence[Curve], sizes: Sequence[str]) -> Shown:
     """Return the measured sizes among those asked for, all of them where none are; the whole among them."""
-    from critmass.parts.parts import resolve_sizes
+    from critmass.parts.sizes import resolve_sizes
 
     if not sizes:
         return {curve.id: curve.sizes.tolist() for curve in curves}

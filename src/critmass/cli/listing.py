@@ -47,7 +47,7 @@ def list_(what: Kind, name: str | None = None, *, json: Json = False) -> None:
 
 def _named(what: Kind) -> dict[str, Any]:
     """Return names and descriptions."""
-    from critmass.parts.parts import FAMILIES
+    from critmass.parts import families
     from critmass.report import study_figures
     from critmass.sources import DATASETS, MODELS, list_architectures, zoo
 
@@ -61,7 +61,7 @@ def _named(what: Kind) -> dict[str, Any]:
         figures = {name: drawn.description for name, drawn in study_figures.FIGURES.items()}
         return figures | study_figures.TABLES
     if what == "parts":
-        return {name: family.description for name, family in FAMILIES.items()}
+        return dict(families.registered())
     sources = MODELS if what == "models" else DATASETS
     found = {s.form: f"{s.description}; extra: {s.extra}" for s in sources.values()}
     if what == "models":

@@ -69,7 +69,7 @@ def save_cell(folder: Path, curve: Curve) -> Path:
         "features": curve.features,
         "score": curve.score,
         "metric": curve.metric,
-        "parts": curve.parts.family,
+        "parts": {"family": curve.parts.family, "unit": curve.parts.unit, "columns": curve.parts.n_columns},
         "classes": curve.classes,
         "groups": curve.groups,
         "splits": [
@@ -152,14 +152,16 @@ def _curve(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Cur
             **found,  # type: ignore[arg-type]
         )
     first, *_ = measurements
-    sizes, repeats = arrays["sizes"], header["spec"]["repeats"]
+    sizes, repeats, taken = arrays["sizes"], header["spec"]["repeats"], header["parts"]
+    d = int(sizes[-1])
+    shape = (repeats, d, (taken["columns"] - d) // repeats)
     return Curve(
         features=header["features"],
         score=header["score"],
         split=first,
         metric=header["metric"],
         sizes=sizes,
-        parts=stored(header["parts"], arrays, repeats, int(sizes[-1])),
+        parts=stored(taken["family"], taken["unit"], arrays, shape),
         measurement=measurements.pop(first),
         classes=None if header["classes"] is None else tuple(header["classes"]),
         groups=None if header["groups"] is None else tuple(header["groups"]),

@@ -17,7 +17,7 @@ from critmass.curves.redundancy import Redundancy, redundancy
 from critmass.errors import InputError, said, unknown
 from critmass.io.ids import content_id
 from critmass.linalg.arrays import Indices
-from critmass.parts.parts import Parts, unit_of
+from critmass.parts.parts import Parts
 from critmass.scores.protocols import Measurement
 
 
@@ -112,7 +112,7 @@ class Curve:
     @property
     def unit(self) -> str:
         """What its parts are made of: neurons, components or directions."""
-        return unit_of(self.parts.family)
+        return self.parts.unit
 
     @property
     def rows(self) -> Mapping[str, int]:

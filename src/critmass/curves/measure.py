@@ -7,10 +7,11 @@ what fits in memory, and refuses with advice what fits neither way.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +25,24 @@ from critmass.errors import InputError, check_name, said, unknown
 from critmass.features.features import Features
 from critmass.io.files import check_writable
 from critmass.io.ids import MeasureSpec, validated
-from critmass.linalg.arrays import Indices, require_memory, resolve_device
-from critmass.parts.parts import Parts, Seeding, described, make_parts, recorded
+from critmass.linalg.arrays import require_memory, resolve_device
+from critmass.parts.families import (
+    FAMILIES,
+    Family,
+    Seeding,
+    Whole,
+    described,
+    described_by_array,
+    make_parts,
+)
+from critmass.parts.parts import recorded
+from critmass.parts.plan import Plan
+from critmass.parts.sizes import Sizes
 from critmass.progress import Progress, silent
-from critmass.scores import MomentScore, Run, Score, make_score
+from critmass.scores import Run, Score, make_score
 from critmass.scores.custom import Custom
-from critmass.scores.protocols import resolve_metric, settings_of
+from critmass.scores.protocols import settings_of
+from critmass.scores.tally import resolve_metric
 
 MEMORY_GIB = 8.0
 
@@ -38,8 +51,9 @@ def measure(
     features: Features | str | os.PathLike[str],
     *,
     score: str | Score | Callable[..., Any] = "ridge",
-    parts: str | ArrayLike = "random",
-    sizes: str | float | Sequence[int | float] = "paper",
+    parts: str | Family | Callable[[Whole, int], ArrayLike] | ArrayLike = "random",
+    parts_settings: Mapping[str, Any] | None = None,
+    sizes: Sizes = "paper",
     repeats: int = 5,
     seed: int = 0,
     seeding: Seeding = "critmass",
@@ -65,12 +79,16 @@ def measure(
         A name (`critmass list scores`); a Score made with settings of its own; or a function of two
         splits, ``score(train, test)``: see scores/custom.py. A function's results are never reused
         from `out`, as its code may have changed under the same name.
-    parts : str or array
+    parts : str, array, Family or function
         A family (`critmass list parts`): "random", "first", "pca", "random-projection", "variance", ...; an
-        explicit order of all neurons, shape (n_neurons,) or (n_repeats, n_neurons); or masks, booleans of
-        shape (n_sizes, n_neurons) or (n_repeats, n_sizes, n_neurons), each row a part. What depends on the
+        explicit order of all neurons, shape (n_neurons,) or (n_repeats, n_neurons); masks, booleans of
+        shape (n_sizes, n_neurons) or (n_repeats, n_sizes, n_neurons), each row a part; a matrix of shape
+        (n_neurons, k) or (n_repeats, n_neurons, k), whose first columns are the parts; or a function
+        ``(whole, repeat)`` that returns an order or a matrix: see parts/families.py. What depends on the
         data is fitted on the training rows. Where the score standardises, PCA and projections are of the
         standardised columns, and their own columns are not standardised again.
+    parts_settings : mapping, optional
+        Settings of a family by name, such as ``{"centre": False}`` of pca.
     sizes : "paper", "all", or numbers
         Integers are neurons, floats fractions. The whole layer is always measured. Masks have sizes of their
         own: leave it out.
@@ -140,11 +158,29 @@ def measure(
     asked = settings_of(chosen)
     if "metric" in asked:
         asked["metric"] = resolve_metric(asked["metric"], features.task)
+    make = functools.partial(
+        make_parts,
+        parts,
+        features.n_neurons,
+        settings=parts_settings,
+        repeats=repeats,
+        seed=seed,
+        seeding=seeding,
+        features=features,
+        standardise=bool(asked.get("standardise", chosen.name == "lda")),
+        memory=memory_gib * 2**30,
+    )
+    ours = isinstance(parts, str) and parts in FAMILIES
+    made = None if ours else make()
     spec = validated(
         MeasureSpec,
         features=features.fingerprint if out is not None else "",
         score=chosen.name,
-        **described(parts, features.n_neurons, sizes=sizes, repeats=repeats, seeding=seeding),
+        **(
+            described_by_array(made, sizes)
+            if made is not None
+            else described(str(parts), parts_settings, features.n_neurons, sizes, repeats, seeding)
+        ),
         seed=seed,
         settings=asked,
     ).model_dump(mode="json")
@@ -160,18 +196,8 @@ def measure(
                 cells.write_table(Path(out))
             return curve
     run = Run(seed, target, memory_gib * 2**30, progress or silent)
-    taken = make_parts(
-        parts,
-        features.n_neurons,
-        repeats=repeats,
-        seed=seed,
-        seeding=seeding,
-        train=features.splits["train"],
-        standardise=bool(asked.get("standardise")),
-        memory=run.memory,
-    )
-    curve = _measured(features, chosen, taken, np.array(spec["sizes"]), spec, run)
-    curve = dataclasses.replace(curve, name=name)
+    plan = Plan.of(made or make(), np.array(spec["sizes"]))
+    curve = dataclasses.replace(_measured(features, chosen, plan, spec, run), name=name)
     if out is not None:
         cells.save_cell(Path(out), curve)
         if table:
@@ -198,25 +224,17 @@ def _all_settings(settings: Mapping[str, Any] | None, *named: Any) -> dict[str, 
     return found
 
 
-def _measured(
-    features: Features, score: Score, parts: Parts, sizes: Indices, spec: dict[str, Any], run: Run
-) -> Curve:
-    needed = {way: parts.memory + size for way, size in score.memory(features, parts, sizes).items()}
-    if isinstance(score, MomentScore) and needed["moments"] <= run.memory:
-        way = score.from_moments
-    else:
-        advice = "use fewer neurons or repeats, or raise memory_gib"
-        require_memory(f"{score.name} of {parts.n_neurons} neurons", min(needed.values()), run.memory, advice)
-        way = score.from_rows
-    measured = dict(way(features, parts, sizes, run))
+def _measured(features: Features, score: Score, plan: Plan, spec: dict[str, Any], run: Run) -> Curve:
+    run = dataclasses.replace(run, way=way_that_fits(features, score, plan, run))
+    measured = dict(score.measure(features, plan, run))
     require_something_learned(measured["test"])
     return Curve(
         features=features.name,
         score=score.name,
         split="test",
         metric=spec["settings"].get("metric"),
-        sizes=sizes,
-        parts=recorded(parts),
+        sizes=plan.sizes,
+        parts=recorded(plan.parts),
         measurement=measured.pop("test"),
         classes=features.classes,
         groups=features.groups,
@@ -228,6 +246,21 @@ def _measured(
         },
         others=measured,
     )
+
+
+def way_that_fits(features: Features, score: Score, plan: Plan, run: Run) -> str:
+    """Return the first of the score's ways that fits in memory.
+
+    Raises
+    ------
+    InputError
+        Where none does.
+    """
+    needed = {way: plan.parts.memory + size for way, size in score.memory(features, plan).items()}
+    advice = "use fewer neurons or repeats, or raise memory_gib"
+    what = f"{score.name} of {plan.n_neurons} neurons"
+    require_memory(what, min(needed.values()), run.memory, advice)
+    return next(way for way, size in needed.items() if size <= run.memory)
 
 
 def versions() -> dict[str, str]:

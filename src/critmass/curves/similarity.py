@@ -19,7 +19,7 @@ from critmass.errors import InputError, unknown
 from critmass.features.features import Features
 from critmass.linalg import rng
 from critmass.linalg.arrays import Indices, require_memory
-from critmass.parts.parts import resolve_sizes
+from critmass.parts.sizes import resolve_sizes
 from critmass.scores.cka import ESTIMATORS, Estimator, kernel
 from critmass.scores.cka import pairs as cka_of_pairs
 

@@ -47,7 +47,8 @@ class MeasureSpec(Spec):
     features: str = Field(description="fingerprint of the features")
     score: str
     parts: str
-    order: str | None = Field(default=None, description="content id of explicit orders or masks")
+    parts_settings: dict[str, Any] = Field(default={}, description="of the family, by name")
+    content: str | None = Field(default=None, description="content id of orders, masks or matrices given")
     seeding: Literal["critmass", "authors"] = "critmass"
     sizes: tuple[int, ...]
     repeats: int = Field(ge=1, le=MOST_REPEATS)

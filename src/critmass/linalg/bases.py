@@ -23,7 +23,7 @@ PIECE_ROWS = 256
 """Rows multiplied by a basis at once, on one thread. Part of the result's bits."""
 
 
-def principal(x: Matrix, weights: Floats | None, *, standardise: bool) -> Floats:
+def principal(x: Matrix, weights: Floats | None, *, standardise: bool, centre: bool = True) -> Floats:
     """Return the principal components of rows, the one of most variance first.
 
     Parameters
@@ -33,6 +33,8 @@ def principal(x: Matrix, weights: Floats | None, *, standardise: bool) -> Floats
         How much each row counts.
     standardise : bool
         Whether the components are those of the columns scaled to unit variance.
+    centre : bool
+        Whether they are those of the rows less their mean.
 
     Returns
     -------
@@ -41,6 +43,8 @@ def principal(x: Matrix, weights: Floats | None, *, standardise: bool) -> Floats
     """
     (moments,) = accumulate(x, weights=weights, name="X of 'train'")
     scatter = moments.scatter
+    if not centre:
+        scatter = scatter + moments.weight * np.outer(moments.mean, moments.mean)
     if standardise:
         scatter = scatter / moments.scale / moments.scale[:, None]
     with one_thread():
@@ -50,16 +54,12 @@ def principal(x: Matrix, weights: Floats | None, *, standardise: bool) -> Floats
     return np.where(largest < 0, -components, components)
 
 
-def by_variance(x: Matrix, weights: Floats | None) -> Indices:
-    """Return the neurons by variance over the rows, the largest first; of equals, the first."""
-    _, variance = mean_and_variance(x, "X of 'train'", _ones(x, weights))
-    return _descending(variance)
-
-
-def by_norm(x: Matrix, weights: Floats | None) -> Indices:
-    """Return the neurons by the norm of their column, the largest first; of equals, the first."""
-    mean, variance = mean_and_variance(x, "X of 'train'", _ones(x, weights))
-    return _descending(mean**2 + variance)
+def sorted_by(what: str, x: Matrix, weights: Floats | None) -> Indices:
+    """Return the neurons by "variance" or "norm" of their column, the largest first; of equals, the first."""
+    mean, variance = mean_and_variance(x, "X of 'train'", np.ones(x.shape[0]) if weights is None else weights)
+    values = variance if what == "variance" else mean**2 + variance
+    order: Indices = np.argsort(-values, kind="stable")
+    return order
 
 
 def gaussian(d: int, generator: np.random.Generator) -> Floats:
@@ -97,7 +97,7 @@ def times(x: NDArray[Any], basis: Floats) -> Floats:
     return out
 
 
-def turned(gram: Floats, basis: Floats) -> Floats:
+def change_basis(gram: Floats, basis: Floats) -> Floats:
     """Return ``basisᵀ gram basis`` for a symmetric matrix."""
     return times(times(gram, basis).T, basis)
 
@@ -122,12 +122,3 @@ class Product:
 
     def __getitem__(self, rows: Any) -> Floats:
         return times(self.x[rows] - self.shift, self.basis)
-
-
-def _ones(x: Matrix, weights: Floats | None) -> Floats:
-    return np.ones(x.shape[0]) if weights is None else weights
-
-
-def _descending(values: Floats) -> Indices:
-    order: Indices = np.argsort(-values, kind="stable")
-    return order

@@ -18,7 +18,7 @@ import polars as pl
 from critmass.curves.curve import Curve
 from critmass.errors import InputError, require
 from critmass.io.files import write_atomic
-from critmass.parts.parts import units_of
+from critmass.parts.families import units_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")
 """Okabe and Ito's, their yellow darkened: it is drawn on white."""
@@ -115,7 +115,7 @@ def curve_chart(curves: Sequence[Curve], *, delta: float = 0.9) -> Any:
     alt = altair()
     table, marks = curve_table(curves), redundancy_table(curves, [delta])
     domain = [min(table["size"]), max(table["size"])]
-    units = units_of(curve.parts.family for curve in curves)
+    units = units_of(curve.unit for curve in curves)
     axis = {"scale": alt.Scale(type="log", domain=domain, nice=False), "title": f"{units} kept"}
     look = lines_of("curve", table["curve"].unique(maintain_order=True).to_list())
     base = alt.Chart(values(table)).encode(x=alt.X("size:Q", **axis), color=look["color"])
@@ -163,7 +163,7 @@ def redundancy_chart(curves: Sequence[Curve], *, deltas: Sequence[float] | None 
         **look,
     )
     bands = [band] if len(curves) <= len(COLOURS) else []
-    units = units_of(curve.parts.family for curve in curves)
+    units = units_of(curve.unit for curve in curves)
     return styled(_sized(alt.layer(*bands, line)), f"Share of {units} that can be dropped")
 
 

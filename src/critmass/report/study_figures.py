@@ -19,7 +19,7 @@ from critmass.curves.inequality import inequality
 from critmass.curves.redundancy import Redundancy
 from critmass.errors import InputError, said, unknown
 from critmass.io.files import create_atomic
-from critmass.parts.parts import units_of
+from critmass.parts.families import make_family, units_of
 from critmass.report.charts import COLOURS, altair, by_size, lines_of, styled, values, write_chart
 from critmass.studies.config import Study
 from critmass.studies.run import Cell, load
@@ -401,7 +401,8 @@ def figure_chart(name: str, table: pl.DataFrame) -> Any:
     look = lines_of(figure.colour, groups, width=columns * width, shapes=figure.dash is not None)
     kept = figure.titles[0]
     if "parts" in table.columns:
-        kept = kept.replace("neurons", units_of(table["parts"].unique(maintain_order=True)))
+        families = table["parts"].unique(maintain_order=True)
+        kept = kept.replace("neurons", units_of(make_family(family).unit for family in families))
     scale = alt.Scale(zero=False) if figure.y == "mean" else alt.Scale(domain=[0, 1])
     lower, upper = table[figure.x].min(), table[figure.x].max()
     x = alt.X(

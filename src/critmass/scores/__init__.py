@@ -16,9 +16,10 @@ from critmass.errors import InputError, said, unknown
 from critmass.scores.centroid import Centroid
 from critmass.scores.cka import CKA
 from critmass.scores.custom import Custom
+from critmass.scores.lda import LDA
 from critmass.scores.logistic import Logistic
 from critmass.scores.neighbours import KNN, NeighbourOverlap
-from critmass.scores.protocols import MomentScore, Run, Score
+from critmass.scores.protocols import Run, Score
 from critmass.scores.ridge import Ridge
 from critmass.scores.sgd import SGD
 
@@ -26,6 +27,7 @@ ENTRY_POINTS = "critmass.scores"
 
 SCORES: dict[str, tuple[str, Callable[..., Score]]] = {
     "ridge": ("test performance of a ridge probe trained on the part", Ridge),
+    "lda": ("test performance of linear discriminant analysis of the part", LDA),
     "sgd": ("test performance of a softmax probe trained by SGD, as in the paper", SGD),
     "logistic": ("test performance of a multinomial logistic probe trained on the part", Logistic),
     "knn": ("test performance of the part's nearest neighbours", KNN),
@@ -113,7 +115,6 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 __all__ = [
     "ENTRY_POINTS",
     "SCORES",
-    "MomentScore",
     "Run",
     "Score",
     "factory_of",

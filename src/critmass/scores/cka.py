@@ -23,8 +23,7 @@ from critmass.features.features import Features
 from critmass.linalg.arrays import BLOCK_ROWS, CPU, Device, Floats, Indices, Matrix, require_finite
 from critmass.linalg.bases import Product
 from critmass.linalg.moments import Moments, accumulate, mean_of, shift_of
-from critmass.parts.parts import Parts
-from critmass.progress import Progress
+from critmass.parts.plan import Plan
 from critmass.scores.protocols import Measurement, Run
 
 Estimator = Literal["debiased", "biased", "minibatch"]
@@ -169,63 +168,45 @@ class CKA:
         """Name in the registry."""
         return "cka" if self.estimator == "debiased" else f"cka-{self.estimator}"
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+    def memory(self, features: Features, plan: Plan) -> dict[str, float]:
         """Bytes that each way needs; rows are no way where they outnumber the neurons."""
         n, d = features.most_test_rows, features.n_neurons
-        scores = (parts.repeats + 1) * len(sizes) * (3 * JACKKNIFE_GROUPS + parts.repeats)
-        rows = 6 * n * n + 2 * n * parts.n_columns + scores
+        scores = plan.shape[0] * plan.shape[1] * (3 * JACKKNIFE_GROUPS + plan.n_repeats)
+        rows = 6 * n * n + 2 * n * plan.n_columns + scores
         squares = {"debiased": 10, "biased": 6, "minibatch": 5}[self.estimator]
-        squares *= 1 if parts.n_columns == d else 2
-        reading = min(n, BLOCK_ROWS) * parts.n_columns
+        squares *= 1 if plan.n_columns == d else 2
+        reading = min(n, BLOCK_ROWS) * plan.n_columns
         moments = squares * d * d + reading + scores
-        return {"moments": 8 * moments, "rows": 8 * rows if n < d else float("inf")}
+        return {"moments": 8.0 * moments, **({"rows": 8.0 * rows} if n < d else {})}
 
-    def from_moments(
-        self,
-        features: Features,
-        parts: Parts,
-        sizes: Indices,
-        run: Run,
-    ) -> Mapping[str, Measurement]:
-        """Measure all sizes from moments; intervals from a delete-a-group jackknife."""
+    def measure(self, features: Features, plan: Plan, run: Run) -> Mapping[str, Measurement]:
+        """Measure all sizes, by moments or from Gram matrices; intervals from a delete-a-group jackknife."""
+        measured = self._on_moments if run.way == "moments" else self._on_rows
         return {
-            split: self._on_moments(features.splits[split].x, f"X of {split!r}", parts, sizes, run)
+            split: measured(features.splits[split].x, f"X of {split!r}", plan, run)
             for split in features.tests
         }
 
-    def from_rows(
-        self,
-        features: Features,
-        parts: Parts,
-        sizes: Indices,
-        run: Run,
-    ) -> Mapping[str, Measurement]:
-        """Measure from n x n Gram matrices, grown along each order: for layers much wider than n."""
-        return {
-            split: self._on_rows(features.splits[split].x, f"X of {split!r}", parts, sizes, run.progress)
-            for split in features.tests
-        }
-
-    def _on_moments(self, x: Matrix, name: str, parts: Parts, sizes: Indices, run: Run) -> Measurement:
+    def _on_moments(self, x: Matrix, name: str, plan: Plan, run: Run) -> Measurement:
         _check_rows(name, x.shape[0], self.estimator)
-        *walks, _ = parts.walks(sizes)
-        neurons = [walk for walk in walks if walk.basis is None]
-        groups = 0 if self.estimator == "minibatch" else _jackknife_groups(x.shape[0])
-        values = np.ones((1 + groups, parts.repeats, len(sizes)))
-        wholes = []
-        for index, h in enumerate(self._each(x, name, None, groups, run, _kernel)):
-            hsics = _Hsics.of(h)
-            wholes.append(hsics.whole)
-            for walk in neurons:
-                values[index, walk.repeat, walk.places] = hsics.scores(walk.order, walk.sizes)
-        for walk in walks:
-            if walk.basis is None:
-                continue
-            found = self._each(x, name, walk.basis, groups, run, _with_whole)
-            for index, (both, whole) in enumerate(zip(found, wholes, strict=True)):
-                hsics = _Hsics(both[:, :-1], both[:, -1], whole)
-                values[index, walk.repeat, walk.places] = hsics.scores(np.arange(len(both)), walk.sizes)
-        return _measurement(values[0], values[1:] if groups else None)
+        n_groups = 0 if self.estimator == "minibatch" else _jackknife_groups(x.shape[0])
+        wholes = np.empty(1 + n_groups)
+        found: list[tuple[int, Indices, Floats]] = []
+        # The whole is a group of neurons: so the neurons come first, and with them the whole's own HSIC.
+        bases = {id(group.basis): group.basis for group in reversed(plan.groups)}
+        for basis in bases.values():
+            groups = [group for group in plan.groups[:-1] if group.basis is basis]
+            values = [np.empty((len(group.sizes), 1 + n_groups)) for group in groups]
+            for index, kernel_of in enumerate(self._each(x, name, basis.matrix, n_groups, run)):
+                if basis.matrix is None:
+                    hsics = _Hsics.of(kernel_of)
+                    wholes[index] = hsics.whole
+                else:
+                    hsics = _Hsics(kernel_of[:, :-1], kernel_of[:, -1], wholes[index])
+                for group, own in zip(groups, values, strict=True):
+                    own[:, index] = hsics.scores(group.order, group.sizes)
+            found += [(g.repeat, g.size_index, own) for g, own in zip(groups, values, strict=True)]
+        return _measurement(plan, found)
 
     def _each(
         self,
@@ -234,9 +215,9 @@ class CKA:
         basis: Floats | None,
         groups: int,
         run: Run,
-        work: Callable[[Moments, Estimator], Floats],
     ) -> Iterator[Floats]:
-        """Yield `work` of the moments of all rows, then of those without each group; see `_read`."""
+        """Yield what `_Hsics` is made of: of all rows, then of those without each group; see `_read`."""
+        work = _kernel if basis is None else _with_whole
         if not groups:
             yield _mean(work, x, basis, self.estimator, name, run.device)
             return
@@ -251,7 +232,7 @@ class CKA:
             yield work(total - read(rows), self.estimator)
         run.progress("CKA intervals", groups, groups)
 
-    def _on_rows(self, x: Matrix, name: str, parts: Parts, sizes: Indices, progress: Progress) -> Measurement:
+    def _on_rows(self, x: Matrix, name: str, plan: Plan, run: Run) -> Measurement:
         rows = np.asarray(x[:], dtype=np.float64)
         _check_rows(name, len(rows), self.estimator)
         require_finite(name, rows, range(len(rows)))
@@ -272,19 +253,18 @@ class CKA:
 
         whole = [section @ section.T for section in sections]
         own_whole = hsic(whole, whole)
-        columns = [parts.columns(section) for section in sections]
-        values = np.ones((1 + groups, parts.repeats, len(sizes)))
-        *walks, _ = parts.walks(sizes)
-        for number, walk in enumerate(walks):
+        columns = [plan.gather(section) for section in sections]
+        found: list[tuple[int, Any, Floats]] = []
+        for number, group in enumerate(plan.groups[:-1]):
             part, start = [np.zeros_like(gram) for gram in whole], 0
-            for index, (size, place) in enumerate(zip(walk.sizes, walk.places, strict=True)):
-                progress("CKA of parts", number * len(sizes) + index, len(walks) * len(sizes))
+            for size, index in zip(group.sizes, group.size_index, strict=True):
+                run.progress("CKA of parts", number, len(plan.groups) - 1)
                 for gram, section in zip(part, columns, strict=True):
-                    added = section[:, walk.order[start:size]]
+                    added = section[:, group.columns[start:size]]
                     gram += added @ added.T
                 start = size
-                values[:, walk.repeat, place] = _ratio(hsic(part, whole), hsic(part, part), own_whole)
-        return _measurement(values[0], values[1:] if groups else None)
+                found.append((group.repeat, index, _ratio(hsic(part, whole), hsic(part, part), own_whole)))
+        return _measurement(plan, found)
 
 
 def _read(
@@ -403,16 +383,21 @@ def _ratio(cross: Floats, own: Floats, whole: Floats | float) -> Floats:
     return np.where(measurable, cross / np.sqrt(np.where(measurable, product, 1.0)), 0.0)
 
 
-def _measurement(scores: Floats, without: Floats | None) -> Measurement:
-    """Return the measurement; `without` has the scores without each group, which are its units."""
-    covariance, units = None, 0
-    if without is not None and len(without) > 1:
-        units = len(without)
+def _measurement(plan: Plan, values: Sequence[tuple[int, Any, Floats]]) -> Measurement:
+    """Return the measurement of parts from their scores, and those without each group of rows.
+
+    `values` are (repeat, size_index, scores), scores of shape (..., 1 + n_groups); the groups are the units.
+    """
+    whole = (plan.n_repeats, len(plan.sizes) - 1, np.ones(values[0][2].shape[-1] if values else 1))
+    table = np.moveaxis(plan.scatter([*values, whole])[:-1], -1, 0)
+    scores, without, units = table[0], table[1:], len(table) - 1
+    covariance = None
+    if units > 1:
         pseudo = units * scores - (units - 1) * without
         pseudo = np.concatenate([pseudo, np.ones((units, 1, scores.shape[1]))], axis=1)
         pseudo -= pseudo.mean(axis=0)
         covariance = np.einsum("gim,gjm->mij", pseudo, pseudo) / (units - 1)
-    return Measurement(scores, 1.0, covariance, units, np.ones(scores.shape, dtype=bool))
+    return Measurement(scores, 1.0, covariance, units if units > 1 else 0, np.ones(scores.shape, dtype=bool))
 
 
 def _jackknife_groups(n: int) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 
 from critmass.errors import InputError, said
 from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, Indices, require_finite
-from critmass.parts.parts import Parts
+from critmass.linalg.arrays import Floats, require_finite
+from critmass.parts.plan import Plan
 from critmass.progress import counted
 from critmass.scores.protocols import Measurement, Run
 
@@ -41,31 +41,26 @@ class Custom:
         """Name of the function."""
         return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+    def memory(self, features: Features, plan: Plan) -> dict[str, float]:
         """Bytes of the rows and of the credits."""
         rows = {name: split.x.shape[0] for name, split in features.splits.items()}
-        itemsize = features.splits["train"].x.dtype.itemsize
-        returned = 8 * features.most_test_rows * (parts.repeats * len(sizes) + 1)
-        width, itemsize = parts.n_columns, itemsize if parts.n_columns == features.n_neurons else 8
-        return {"rows": 2 * itemsize * sum(rows.values()) * width + returned}
+        itemsize = features.splits["train"].x.dtype.itemsize if plan.n_columns == plan.n_neurons else 8
+        returned = 8.0 * features.most_test_rows * (plan.n_repeats * len(plan.sizes) + 1)
+        return {"rows": 2.0 * itemsize * sum(rows.values()) * plan.n_columns + returned}
 
-    def from_rows(
-        self, features: Features, parts: Parts, sizes: Indices, run: Run
-    ) -> Mapping[str, Measurement]:
+    def measure(self, features: Features, plan: Plan, run: Run) -> Mapping[str, Measurement]:
         """Call the function for every part and test split."""
-        splits = {name: _held(features.splits[name], name, parts) for name in ("train", *features.tests)}
-        walks = parts.walks(sizes)
-        count = counted(run.progress, self.name, len(features.tests) * sum(len(walk.sizes) for walk in walks))
-        out = {}
+        splits = {name: _held(features.splits[name], name, plan) for name in ("train", *features.tests)}
+        calls = len(features.tests) * sum(len(group.sizes) for group in plan.groups)
+        count, out = counted(run.progress, self.name, calls), {}
         for name in features.tests:
-            values: list[list[Any]] = [[None] * len(sizes) for _ in range(parts.repeats + 1)]
-            for walk in walks:
-                for size, place in zip(walk.sizes, walk.places, strict=True):
-                    values[walk.repeat][place] = self._score(splits["train"], splits[name], walk.order[:size])
+            values = []
+            for group in plan.groups:
+                for size, index in zip(group.sizes, group.size_index, strict=True):
+                    value = self._score(splits["train"], splits[name], group.columns[:size])
+                    values.append((group.repeat, index, value))
                     count(1)
-            whole = values[-1][-1]
-            rows = [[whole if value is None else value for value in row] for row in values[:-1]]
-            out[name] = _measurement(np.array(rows), whole)
+            out[name] = _measurement(plan.scatter(values))
         return out
 
     def _score(self, train: Split, test: Split, neurons: Any) -> Floats:
@@ -82,14 +77,15 @@ class Custom:
         return value
 
 
-def _held(split: Split, name: str, parts: Parts) -> Split:
+def _held(split: Split, name: str, plan: Plan) -> Split:
     x = np.asarray(split.x[:])
     require_finite(f"X of {name!r}", x, range(len(x)))
-    return Split(parts.columns(x), split.y, split.group, split.weight)
+    return Split(plan.gather(x), split.y, split.group, split.weight)
 
 
-def _measurement(values: Floats, whole: Floats) -> Measurement:
-    """Return the measurement of scores (R, m), or of the credits of rows (R, m, n)."""
+def _measurement(values: Floats) -> Measurement:
+    """Return the measurement of scores, (R + 1, m), or of credits of rows, (R + 1, m, n); whole last."""
+    parts, whole = values[:-1], values[-1, -1]
     if values.ndim == 3:
-        return Measurement.of_credits(values, whole)
-    return Measurement(values, float(whole), None, 0, np.ones(values.shape, dtype=bool))
+        return Measurement.of_credits(parts, whole)
+    return Measurement(parts, float(whole), None, 0, np.ones(parts.shape, dtype=bool))

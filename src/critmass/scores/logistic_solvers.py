@@ -20,7 +20,7 @@ import numpy as np
 
 from critmass.features.features import Split
 from critmass.linalg.arrays import Device, Each, Floats, cholesky_inverse
-from critmass.parts.parts import Parts
+from critmass.parts.plan import Plan
 
 HISTORY = 10
 """Pairs of steps and gradient changes that L-BFGS remembers."""
@@ -79,7 +79,7 @@ class Rows:
     ----------
     split : Split
     weights : array of shape (n_samples,), or None
-    parts : Parts
+    plan : Plan
     mean, scale : arrays of shape (n_neurons,)
     device : Device
     dtype : str
@@ -92,7 +92,7 @@ class Rows:
 
     split: Split
     weights: Floats | None
-    parts: Parts
+    plan: Plan
     mean: Floats
     scale: Floats
     device: Device
@@ -128,7 +128,7 @@ class Rows:
 
     def standard(self, x: Any) -> Array:
         """Return raw rows (n_rows, n_neurons) as a block's `x`."""
-        standard = self.parts.columns((x - self.mean) / self.scale).astype(self.dtype)
+        standard = self.plan.gather((x - self.mean) / self.scale).astype(self.dtype)
         return self.device.put(np.ascontiguousarray(standard.T))
 
 
@@ -496,7 +496,7 @@ def _advance(
     conditions: Sequence[Preconditioner],
 ) -> None:
     """Evaluate every problem, sorted by walk and size, at its trial, and tell it."""
-    xp, d = rows.device.xp, rows.parts.n_columns
+    xp, d = rows.device.xp, rows.plan.n_columns
     places = range(len(problems))
     shared: dict[int, list[int]] = {}
     for i in places:

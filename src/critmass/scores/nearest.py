@@ -22,9 +22,10 @@ import numpy as np
 from critmass.errors import InputError, unknown
 from critmass.linalg.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
 from critmass.linalg.moments import mean_and_variance, scale_of
-from critmass.parts.parts import Parts, Walk
+from critmass.parts.groups import PrefixGroup
+from critmass.parts.plan import Plan
 from critmass.progress import counted
-from critmass.scores.protocols import Run, share_whole
+from critmass.scores.protocols import Run
 
 Distance = Literal["cosine", "euclidean"]
 DISTANCES = ("cosine", "euclidean")
@@ -59,7 +60,7 @@ class Near:
     ----------
     queries : slice
     rows : array of shape (n_parts, n_queries, k)
-        Row numbers in the database, for the sizes of every walk, walk by walk; the whole's are last.
+        Row numbers in the database, for the sizes of every group, group by group; the whole's are last.
     distances : array, shape as `rows`
         Cosine distances; or squared Euclidean ones, divided by the query's squared norm plus the
         database's mean one, both about its mean. `TIE` and less are 0 but for rounding.
@@ -70,34 +71,22 @@ class Near:
     distances: Floats
 
 
-def on_all_parts(values: np.ndarray, parts: Parts, sizes: Indices) -> np.ndarray:
+def on_all_parts(values: np.ndarray, plan: Plan) -> np.ndarray:
     """Return values of `Near`'s parts, (n_parts, n), as (n_repeats + 1, n, n_sizes), the whole's last."""
-    out = np.empty((parts.repeats + 1, len(sizes), values.shape[1]), dtype=values.dtype)
-    first = 0
-    for walk in parts.walks(sizes):
-        out[walk.repeat, walk.places] = values[first : first + len(walk.places)]
-        first += len(walk.places)
-    share_whole(parts, out)
-    return out.transpose(0, 2, 1)
+    cuts = np.cumsum([len(group.sizes) for group in plan.groups])[:-1]
+    return plan.of_groups(np.split(values, cuts)).transpose(0, 2, 1)
 
 
-def on_walks(table: np.ndarray, parts: Parts, sizes: Indices) -> list[Any]:
-    """Return entries of a table of shape (n_repeats + 1, n_sizes) for each of `Near`'s parts."""
-    return [value for walk in parts.walks(sizes) for value in table[walk.repeat, walk.places].tolist()]
-
-
-def memory_of_search(
-    n_rows: int, n_queries: int, k: int, parts: Parts, sizes: Indices
-) -> tuple[float, float]:
+def memory_of_search(n_rows: int, n_queries: int, k: int, plan: Plan) -> tuple[float, float]:
     """Return the bytes that a search of `n_rows` rows needs: with no query, and for a block of queries."""
-    n_parts = sum(len(walk.places) for walk in parts.walks(sizes))
+    n_parts = sum(len(group.sizes) for group in plan.groups)
     rows, queries = min(n_rows, BLOCK_ROWS), min(n_queries, QUERY_ROWS)
-    block = 8 * rows * (4 * parts.n_columns + 2 * len(sizes))
+    block = 8 * rows * (4 * plan.n_columns + 2 * len(plan.sizes))
     # The k nearest, what waits to be sorted among them, and what makes distances of gaps.
     kept = 2 * k + 3 * (WAITING * k + FEW) + 2
     # Two products, and the distances that are near.
     compared = 3 * rows + 4 * k
-    return block, 8 * queries * (2 * parts.n_columns + n_parts * kept + compared)
+    return block, 8 * queries * (2 * plan.n_columns + n_parts * kept + compared)
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ class Search:
     name : str
         What its rows are called in errors.
     distance : "cosine" or "euclidean"
-    parts, sizes : Parts and array of shape (n_sizes,)
+    plan : Plan
     shift, scale : arrays of shape (n_neurons,)
         Taken from every row, of database and queries alike, and what it is then divided by.
     spread : array of shape (n_columns,)
@@ -120,8 +109,7 @@ class Search:
     x: Matrix
     name: str
     distance: Distance
-    parts: Parts
-    sizes: Indices
+    plan: Plan
     shift: Floats
     scale: Floats
     spread: Floats
@@ -132,8 +120,7 @@ class Search:
         x: Matrix,
         name: str,
         distance: Distance,
-        parts: Parts,
-        sizes: Indices,
+        plan: Plan,
         *,
         standardise: bool,
         weights: Floats | None = None,
@@ -144,18 +131,16 @@ class Search:
         """
         if distance == "cosine" and not standardise:
             zeros = np.zeros(x.shape[1])
-            return cls(x, name, distance, parts, sizes, zeros, zeros + 1, np.zeros(parts.n_columns))
+            return cls(x, name, distance, plan, zeros, zeros + 1, np.zeros(plan.n_columns))
         weights = np.ones(x.shape[0]) if weights is None else weights
         mean, variance = mean_and_variance(x, name, weights)
         scale = scale_of(variance, mean, x.shape[0]) if standardise else np.ones(x.shape[1])
         spread = variance / scale**2
-        if parts.n_columns > x.shape[1] and distance == "euclidean":
-            spread = np.zeros(parts.n_columns)
+        if plan.n_columns > x.shape[1] and distance == "euclidean":
+            spread = np.zeros(plan.n_columns)
             for rows, block in blocks(x, name, shift=mean):
-                spread += np.einsum(
-                    "n,nd->d", weights[rows] / weights.sum(), parts.columns(block / scale) ** 2
-                )
-        return cls(x, name, distance, parts, sizes, mean, scale, spread)
+                spread += np.einsum("n,nd->d", weights[rows] / weights.sum(), plan.gather(block / scale) ** 2)
+        return cls(x, name, distance, plan, mean, scale, spread)
 
     def run(self, queries: Matrix, name: str, k: int, run: Run) -> Iterator[Near]:
         """Yield the k nearest rows of each block of queries; as many blocks as fit share a pass.
@@ -168,23 +153,23 @@ class Search:
         n = self.x.shape[0]
         if not 1 <= k <= n:
             raise InputError("n_neighbours", k, f"1 to {n}, the number of rows searched", self.name)
-        walks = [walk for walk in self.parts.walks(self.sizes) if len(walk.sizes)]
-        firsts = np.cumsum([0, *(len(walk.sizes) for walk in walks)]).tolist()
+        groups = self.plan.groups
+        firsts = np.cumsum([0, *(len(group.sizes) for group in groups)]).tolist()
         device = run.device
-        alone, a_batch = memory_of_search(n, queries.shape[0], k, self.parts, self.sizes)
+        alone, a_batch = memory_of_search(n, queries.shape[0], k, self.plan)
         # Half, so that who reads the neighbours has the other half.
         held = max(1, int((run.memory / 2 - alone) / a_batch))
         passes = -(-queries.shape[0] // (held * QUERY_ROWS))
         count = counted(run.progress, f"neighbours of {name}", passes * n)
         waiting = self._blocks(queries, name, QUERY_ROWS, device)
         while batch := [
-            _Found.start(rows, block, *self._lines(block, walks, device), k, device)
+            _Found.start(rows, block, *self._lines(block, groups, device), k, device)
             for rows, block in itertools.islice(waiting, held)
         ]:
             with at_once(device) as each:
                 for rows, block in self._blocks(self.x, self.name, BLOCK_ROWS, device):
-                    for walk, part in zip(walks, firsts, strict=False):
-                        self._compare(walk, part, block, rows.start, batch, device, each)
+                    for group, part in zip(groups, firsts, strict=False):
+                        self._compare(group, part, block, rows.start, batch, device, each)
                     count(rows.stop - rows.start)
                 each(lambda found: found.settle_all(device.xp), batch)
             for found in batch:
@@ -193,17 +178,17 @@ class Search:
     def _blocks(self, x: Matrix, name: str, size: int, device: Device) -> Iterator[tuple[slice, Array]]:
         """Yield rows and their block on the device, columns first, so that these are cheap to gather."""
         for rows, block in blocks(x, name, size=size, shift=self.shift):
-            yield rows, device.put(np.ascontiguousarray(self.parts.columns(block / self.scale).T))
+            yield rows, device.put(np.ascontiguousarray(self.plan.gather(block / self.scale).T))
 
-    def _lines(self, queries: Array, walks: Sequence[Walk], device: Device) -> tuple[Array, Array]:
+    def _lines(self, queries: Array, groups: Sequence[PrefixGroup], device: Device) -> tuple[Array, Array]:
         """Return what makes distances of gaps, ``offset + slope * gap``, shape (n_parts, n_queries) each."""
         xp = device.xp
         norms: list[Array] = []
         spread: list[Floats] = []
-        for walk in walks:
-            q = queries[device.put(walk.order)]
-            norms += itertools.accumulate(_squares(xp, q[span]) for span in _spans(walk))
-            spread.append(np.cumsum(self.spread[walk.order])[walk.sizes - 1])
+        for group in groups:
+            q = queries[device.put(group.columns)]
+            norms += itertools.accumulate(_squares(xp, q[span]) for span in _spans(group))
+            spread.append(np.cumsum(self.spread[group.columns])[group.sizes - 1])
         squares = xp.stack(norms)
         if self.distance == "cosine":
             return xp.ones_like(squares), _inverse(xp, xp.sqrt(squares))
@@ -212,7 +197,7 @@ class Search:
 
     def _compare(
         self,
-        walk: Walk,
+        group: PrefixGroup,
         part: int,
         x: Array,
         first: int,
@@ -220,12 +205,12 @@ class Search:
         device: Device,
         each: Each,
     ) -> None:
-        """Compare a block of the database, rows `first` and on, with all queries, along one walk.
+        """Compare a block of the database, rows `first` and on, with all queries, along one group.
 
         Its first size is part number `part` of `Near`.
         """
-        xp, order = device.xp, device.put(walk.order)
-        x, spans = x[order], _spans(walk)
+        xp, order = device.xp, device.put(group.columns)
+        x, spans = x[order], _spans(group)
         squares = itertools.accumulate(_squares(xp, x[span]) for span in spans)
         factors = [_inverse(xp, xp.sqrt(s)) if self.distance == "cosine" else s / 2 for s in squares]
         join = xp.multiply if self.distance == "cosine" else xp.add
@@ -317,9 +302,9 @@ class _Found:
         self.rows[part] = all_rows[each[:, None], nearest]
 
 
-def _spans(walk: Walk) -> list[slice]:
+def _spans(group: PrefixGroup) -> list[slice]:
     """Return the columns between one size and the next."""
-    return [slice(*span) for span in itertools.pairwise([0, *walk.sizes.tolist()])]
+    return [slice(*span) for span in itertools.pairwise([0, *group.sizes.tolist()])]
 
 
 def _limit(xp: Any, known: Array, gaps: Array, offset: Array, slope: Array, first: int) -> Array:

@@ -7,7 +7,7 @@ needs no labels. The neighbours are exact, and found in nearest.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,8 @@ from critmass.errors import InputError, said, unknown
 from critmass.features.features import Features
 from critmass.linalg import rng
 from critmass.linalg.arrays import Floats, Indices, Matrix
-from critmass.parts.parts import Parts
+from critmass.parts.plan import Plan
+from critmass.scores.head import FittedPart, no_head
 from critmass.scores.nearest import (
     QUERY_ROWS,
     TIE,
@@ -27,10 +28,10 @@ from critmass.scores.nearest import (
     check_distance,
     memory_of_search,
     on_all_parts,
-    on_walks,
 )
-from critmass.scores.probes import best, fit_and_validation, tally_on
-from critmass.scores.protocols import Credit, Measurement, Run, resolve_metric
+from critmass.scores.probes import Probe, best, fit_and_validation
+from critmass.scores.protocols import Measurement, Run
+from critmass.scores.tally import Credit, resolve_metric
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 """Default grid for the number of neighbours."""
@@ -39,7 +40,7 @@ WEIGHTS = ("uniform", "distance")
 
 
 @dataclass(frozen=True)
-class KNN:
+class KNN(Probe):
     """Test performance of a k-nearest-neighbour probe on the part. Row weights mean nothing to it: refused.
 
     Attributes
@@ -63,7 +64,6 @@ class KNN:
     weights: Literal["uniform", "distance"] = "uniform"
     standardise: bool = False
     metric: str | None = None
-    label_free = False
 
     def __post_init__(self) -> None:
         if self.n_neighbours is not None:
@@ -77,74 +77,62 @@ class KNN:
         """Name in the registry."""
         return "knn"
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+    def memory(self, features: Features, plan: Plan) -> dict[str, float]:
         """Bytes of the search for one block of queries, and of what it predicts."""
         most = max(NEIGHBOURS) if self.n_neighbours is None else self.n_neighbours
         classes = 1 if features.classes is None else len(features.classes)
         n, queries = features.splits["train"].x.shape[0], features.most_test_rows
         block = min(queries, QUERY_ROWS)
-        tally = (parts.repeats + 1) * len(sizes) * (4 * block + parts.repeats + classes)
-        search = sum(memory_of_search(n, queries, most, parts, sizes))
-        return {"rows": search + 8 * (tally + 2 * block * classes)}
+        tally = plan.shape[0] * plan.shape[1] * (4 * block + plan.n_repeats + classes)
+        search = sum(memory_of_search(n, queries, most, plan))
+        return {"rows": search + 8.0 * (tally + 2 * block * classes)}
 
-    def from_rows(
-        self, features: Features, parts: Parts, sizes: Indices, run: Run
-    ) -> Mapping[str, Measurement]:
-        """Measure all sizes from one search of the training rows, and one before it to choose k."""
-        train, shape = features.splits["train"], (parts.repeats + 1, len(sizes))
+    def fit(self, features: Features, plan: Plan, run: Run) -> KNNFit:
+        """Choose k for all sizes by one search; the rows to search are all there is to fit."""
+        train = features.splits["train"]
+        assert train.y is not None  # noqa: S101
         if train.weight is not None:
             advice = "use ridge or logistic, or leave weights out"
             raise InputError("weights of 'train'", said("row weights"), "rows that count the same", advice)
         if self.n_neighbours is None:
-            chosen = self._choose(features, parts, sizes, run)
+            counts = self._choose(features, plan, run)
         else:
-            chosen = np.full(shape, self.n_neighbours)
-        search = self._search(train.x, parts, sizes)
-        counts = on_walks(chosen, parts, sizes)
-        out = {}
-        for name in features.tests:
-            tally = tally_on(features, name, self.metric, chosen[:-1].shape)
-            x = features.splits[name].x
-            for near in search.run(x, f"X of {name!r}", max(counts), run):
-                predictions = self._predict(near, features, train.y, counts)
-                tally.add(near.queries, on_all_parts(predictions, parts, sizes))
-            out[name] = tally.measurement(chosen={"n_neighbours": chosen[:-1]})
-        return out
+            counts = np.full(plan.shape, self.n_neighbours)
+        return KNNFit(self, self._search(train.x, plan), train.y, features.classes, counts, run)
 
-    def _search(self, x: Matrix, parts: Parts, sizes: Indices) -> Search:
-        return Search.of(x, "X of 'train'", self.distance, parts, sizes, standardise=self.standardise)
+    def _search(self, x: Matrix, plan: Plan) -> Search:
+        return Search.of(x, "X of 'train'", self.distance, plan, standardise=self.standardise)
 
-    def _choose(self, features: Features, parts: Parts, sizes: Indices, run: Run) -> Indices:
+    def _choose(self, features: Features, plan: Plan, run: Run) -> Indices:
         """Return the winning k of each repeat and size and of the whole, (n_repeats + 1, n_sizes).
 
         One search, for the largest k, serves all.
         """
         fit, validation = fit_and_validation(features, run.seed)
+        assert fit.y is not None  # noqa: S101
         credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
-        shape = (parts.repeats + 1, len(sizes))
         grid = [k for k in NEIGHBOURS if k <= fit.x.shape[0]]
-        scores = np.zeros((len(grid), *shape))
-        search = self._search(fit.x, parts, sizes)
+        scores = np.zeros((len(grid), *plan.shape))
+        search = self._search(fit.x, plan)
         for near in search.run(validation.x, "X of 'validation'", grid[-1], run):
             for score, k in zip(scores, grid, strict=True):
-                predictions = self._predict(near, features, fit.y, [k] * len(near.rows))
-                score += credit.total(on_all_parts(predictions, parts, sizes), near.queries)
+                predictions = self.predict(near, features.classes, fit.y, [k] * len(near.rows))
+                score += credit.total(on_all_parts(predictions, plan), near.queries)
         winners: Indices = np.array(grid)[best(scores)]
         return winners
 
-    def _predict(
-        self, near: Near, features: Features, y: np.ndarray | None, counts: Sequence[int]
+    def predict(
+        self, near: Near, classes: tuple[int | str, ...] | None, y: np.ndarray, counts: Sequence[int]
     ) -> np.ndarray:
         """Return the codes or targets that the first `counts[i]` neighbours in part i give, (n_parts, n)."""
-        assert y is not None  # noqa: S101
         out = np.empty(near.rows.shape[:2], dtype=y.dtype)
         for part, k in enumerate(counts):
             targets = y[near.rows[part, :, :k]]
             weights = self._weights(near.distances[part, :, :k])
-            if features.classes is None:
+            if classes is None:
                 out[part] = np.average(targets, axis=1, weights=weights)
             else:
-                out[part] = _votes(targets, weights, len(features.classes)).argmax(axis=1)
+                out[part] = _votes(targets, weights, len(classes)).argmax(axis=1)
         return out
 
     def _weights(self, distances: Floats) -> Floats | None:
@@ -156,6 +144,46 @@ class KNN:
         if self.distance == "euclidean":
             weights = np.sqrt(weights)
         return np.where(same.any(axis=1, keepdims=True), same, weights)
+
+
+@dataclass(frozen=True)
+class KNNFit:
+    """The rows to search for all parts of a plan, and how many of them are asked: see `Fitted`.
+
+    Attributes
+    ----------
+    counts : array of shape (n_repeats + 1, n_sizes)
+        k.
+    """
+
+    probe: KNN
+    search: Search
+    y: np.ndarray
+    classes: tuple[int | str, ...] | None
+    counts: Indices
+    run: Run
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Every one: nothing is solved."""
+        return np.ones(self.counts.shape, dtype=bool)
+
+    @property
+    def chosen(self) -> Mapping[str, np.ndarray]:
+        """Numbers of neighbours."""
+        return {"n_neighbours": self.counts}
+
+    def predictions(self, x: Matrix, name: str) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield rows and predictions for them."""
+        plan = self.search.plan
+        counts = [k for group in plan.by_group(self.counts) for k in group]
+        for near in self.search.run(x, name, max(counts), self.run):
+            predictions = self.probe.predict(near, self.classes, self.y, counts)
+            yield near.queries, on_all_parts(predictions, plan)
+
+    def part(self, _repeat: int, _size: int, /) -> FittedPart:
+        """Raise InputError: a neighbour probe is its rows."""
+        raise no_head(self.probe.name)
 
 
 def _votes(codes: Indices, weights: Floats | None, classes: int) -> np.ndarray:
@@ -198,30 +226,27 @@ class NeighbourOverlap:
         """Name in the registry."""
         return "neighbour-overlap"
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+    def memory(self, features: Features, plan: Plan) -> dict[str, float]:
         """Bytes of the search for one block of queries, and of the credits."""
         n, queries = features.splits["train"].x.shape[0], min(self.n_queries, features.most_test_rows)
-        count = queries * (parts.repeats + 1) * len(sizes)
-        search = sum(memory_of_search(n, queries, self.n_neighbours, parts, sizes))
-        return {"rows": search + 8 * 3 * count}
+        search = sum(memory_of_search(n, queries, self.n_neighbours, plan))
+        return {"rows": search + 8.0 * 3 * queries * plan.shape[0] * plan.shape[1]}
 
-    def from_rows(
-        self, features: Features, parts: Parts, sizes: Indices, run: Run
-    ) -> Mapping[str, Measurement]:
+    def measure(self, features: Features, plan: Plan, run: Run) -> Mapping[str, Measurement]:
         """Measure all sizes from one search of the training rows."""
         x, k = features.splits["train"].x, self.n_neighbours
         if k >= x.shape[0]:
             allowed = f"fewer than the {x.shape[0]} rows of 'train'"
             raise InputError("n_neighbours", k, allowed, "all rows are everyone's neighbours")
-        search = Search.of(x, "X of 'train'", self.distance, parts, sizes, standardise=self.standardise)
+        search = Search.of(x, "X of 'train'", self.distance, plan, standardise=self.standardise)
         out = {}
         for name in features.tests:
             split = features.splits[name]
             rows = _evenly(split.x.shape[0], self.n_queries, rng.stream(run.seed, "queries", name))
-            credit = np.empty((parts.repeats, len(sizes), len(rows)))
+            credit = np.empty((plan.n_repeats, len(plan.sizes), len(rows)))
             queries = split.take(rows).x
             for near in search.run(queries, f"X of {name!r}", k, run):
-                shares = on_all_parts(_shared(near.rows) / k, parts, sizes)
+                shares = on_all_parts(_shared(near.rows) / k, plan)
                 credit[:, :, near.queries] = shares[:-1].transpose(0, 2, 1)
             out[name] = Measurement.of_credits(credit, np.ones(len(rows)))
         return out

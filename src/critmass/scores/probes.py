@@ -1,24 +1,100 @@
-"""What all probes share: which rows they fit on and choose on, their weights, the choice, the tally.
+"""What all probes share: fitting, then predicting and tallying; which rows they fit on and choose on.
 
 A probe is trained on the part and scored on test rows. Settings are chosen on validation rows (the
 validation split, or a seeded, stratified 20% of the training rows), for each size and repeat; the probe is
-then fitted again on all training rows. Test rows are never seen.
+then fitted again on all training rows. Test rows are never seen. A new probe is its mathematics: `Probe.fit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from critmass.errors import InputError, said, unknown
 from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, Indices
-from critmass.scores.protocols import Credit, Tally, resolve_metric
+from critmass.linalg.arrays import Floats, Indices, Matrix
+from critmass.parts.plan import Plan
+from critmass.progress import counted
+from critmass.scores.head import FittedPart
+from critmass.scores.protocols import Measurement, Run
+from critmass.scores.tally import Credit, Tally, resolve_metric
 
 ClassWeight = str | Mapping[Any, float] | None
 """None, "balanced", or {class name: weight}."""
+
+
+class Fitted(Protocol):
+    """The fitted probes of all parts of a plan.
+
+    Attributes
+    ----------
+    converged : array of shape (n_repeats + 1, n_sizes)
+        Whether each one's solver reached its tolerance.
+    chosen : mapping of str to array of shape (n_repeats + 1, n_sizes)
+        What each was fitted with, such as "regularisation": λ.
+    """
+
+    @property
+    def converged(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def chosen(self) -> Mapping[str, np.ndarray]: ...  # noqa: D102
+
+    def predictions(self, x: Matrix, name: str) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yield rows of x (a slice, or row numbers) and predictions for them.
+
+        Predictions have shape (n_repeats + 1, n_rows, n_sizes), the whole's last: class codes, or targets.
+        `name` is what x is called in errors.
+        """
+        ...
+
+    def part(self, repeat: int, size: int, /) -> FittedPart:
+        """Return one part with its probe, as plain arrays.
+
+        Raises
+        ------
+        InputError
+            Where the probe is not linear.
+        """
+        ...
+
+
+class Probe(ABC):
+    """A score that is trained on a part: a frozen dataclass that says how all parts of a plan are fitted."""
+
+    label_free = False
+    metric: str | None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in the registry."""
+
+    @abstractmethod
+    def memory(self, features: Features, plan: Plan) -> Mapping[str, float]:
+        """Bytes that each way needs at least: see `Score`."""
+
+    @abstractmethod
+    def fit(self, features: Features, plan: Plan, run: Run) -> Fitted:
+        """Return the probes of all parts and of the whole, fitted on the training rows."""
+
+    def measure(self, features: Features, plan: Plan, run: Run) -> Mapping[str, Measurement]:
+        """Fit all probes, and score them on every test split."""
+        fitted = self.fit(features, plan, run)
+        chosen = {name: table[:-1] for name, table in fitted.chosen.items()}
+        out = {}
+        for name in features.tests:
+            x = features.splits[name].x
+            tally = tally_on(features, name, self.metric, plan)
+            count = counted(run.progress, f"scoring {name}", x.shape[0])
+            for rows, predictions in fitted.predictions(x, f"X of {name!r}"):
+                tally.add(rows, predictions)
+                count(predictions.shape[1])
+            out[name] = tally.measurement(converged=fitted.converged[:-1], chosen=chosen)
+        return out
 
 
 def held_out(features: Features, seed: int) -> Indices | None:
@@ -77,11 +153,21 @@ def row_weights(features: Features, split: Split, class_weight: ClassWeight) -> 
     return weighted
 
 
-def tally_on(features: Features, name: str, metric: str | None, shape: tuple[int, int]) -> Tally:
-    """Return the tally of a metric on one split, for scores of shape (n_repeats, n_sizes)."""
+def tally_on(features: Features, name: str, metric: str | None, plan: Plan) -> Tally:
+    """Return the tally of a metric on one split, for all parts of a plan."""
     split = features.splits[name]
     credit = Credit.on(resolve_metric(metric, features.task), split, name)
-    return Tally(features, split, credit, *shape)
+    return Tally(features, split, credit, plan.n_repeats, len(plan.sizes))
+
+
+def targets_of(features: Features, split: Split) -> Callable[[slice], Floats]:
+    """Return the targets of a block of rows: one-hot for classes, one column otherwise."""
+    assert split.y is not None  # noqa: S101
+    y = split.y
+    if features.classes is None:
+        return lambda rows: y[rows, None].astype(np.float64)
+    codes = np.arange(len(features.classes))
+    return lambda rows: (y[rows, None] == codes).astype(np.float64)
 
 
 def best(scores: Floats) -> Indices:

@@ -20,11 +20,10 @@ import numpy as np
 from critmass.errors import InputError, unknown
 from critmass.features.features import Features, Split, view_name
 from critmass.linalg import rng
-from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, Each, Indices, at_once
-from critmass.parts.parts import Parts
-from critmass.progress import counted
-from critmass.scores.probes import ClassWeight, fit_and_validation, row_weights, tally_on
-from critmass.scores.protocols import Credit, Measurement, Run, resolve_metric
+from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, at_once
+from critmass.parts.plan import Plan
+from critmass.scores.probes import ClassWeight, Probe, fit_and_validation, row_weights
+from critmass.scores.protocols import Run
 from critmass.scores.sgd_solvers import (
     WAVE_ROWS,
     AllHeads,
@@ -33,10 +32,11 @@ from critmass.scores.sgd_solvers import (
     Source,
     side_by_side,
 )
+from critmass.scores.tally import Credit, resolve_metric
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Probe):
     """Test performance of a softmax probe trained on the part by stochastic gradient descent.
 
     The loss of a batch is the mean cross-entropy of its rows; where rows have weights w,
@@ -82,7 +82,6 @@ class SGD:
     standardise: bool = False
     metric: str | None = None
     class_weight: ClassWeight = None
-    label_free = False
 
     def __post_init__(self) -> None:
         _require("a number above 0", lambda x: x > 0, learning_rate=self.learning_rate, decay=self.decay)
@@ -104,19 +103,19 @@ class SGD:
         """Name in the registry."""
         return "sgd"
 
-    def memory(self, features: Features, parts: Parts, sizes: Indices) -> dict[str, float]:
+    def memory(self, features: Features, plan: Plan) -> dict[str, float]:
         """Bytes needed at least: the heads, a few batches, scored rows. More holds the training rows."""
         n, n_classes = features.splits["train"].x.shape[0], _n_classes(features)
         batch = min(self.batch_size, n)
         tests = min(features.most_test_rows, SCORED_ROWS)
         rows = max(batch, tests)
-        numbers = 2 * (min(n, WAVE_ROWS) + batch) * (parts.n_columns + 1)
-        for walk in parts.walks(sizes):
-            for run in side_by_side(walk.sizes):
-                heads, width = run.stop - run.start, int(walk.sizes[run.stop - 1]) + 1
+        numbers = 2 * (min(n, WAVE_ROWS) + batch) * (plan.n_columns + 1)
+        for group in plan.groups:
+            for run in side_by_side(group.sizes):
+                heads, width = run.stop - run.start, int(group.sizes[run.stop - 1]) + 1
                 numbers += heads * n_classes * (6 * width + 3 * rows) + width * rows
-        tally = (parts.repeats + 1) * len(sizes) * (3 * tests + parts.repeats)
-        reading = min(n, BLOCK_ROWS) * parts.n_columns
+        tally = plan.shape[0] * plan.shape[1] * (3 * tests + plan.n_repeats)
+        reading = min(n, BLOCK_ROWS) * plan.n_columns
         return {"rows": _dtype(features).itemsize * numbers + 8.0 * (reading + tally)}
 
     def rate(self, epoch: int) -> float:
@@ -127,64 +126,46 @@ class SGD:
             return self.learning_rate * (1.0 + math.cos(math.pi * epoch / self.epochs)) / 2.0
         return self.learning_rate
 
-    def from_rows(
-        self, features: Features, parts: Parts, sizes: Indices, run: Run
-    ) -> Mapping[str, Measurement]:
-        """Train all probes in one run over the batches, and score them on every test split."""
-        out = {}
-        with at_once(run.device) as each:
-            trained = self.trained(features, parts, sizes, run, each)
-            epochs, converged = (trained.table(name)[:-1] for name in ("epochs", "converged"))
-            for name in features.tests:
-                x, tally = features.splits[name].x, tally_on(features, name, self.metric, epochs.shape)
-                count = counted(run.progress, f"scoring {name}", x.shape[0])
-                for rows, predictions in trained.predictions(x, f"X of {name!r}", each):
-                    tally.add(rows, predictions)
-                    count(rows.stop - rows.start)
-                out[name] = tally.measurement(converged=converged, chosen={"epoch": epochs})
-        return out
-
-    def trained(self, features: Features, parts: Parts, sizes: Indices, run: Run, each: Each) -> AllHeads:
-        """Return the trained heads of all sizes and repeats, and the whole's."""
+    def fit(self, features: Features, plan: Plan, run: Run) -> AllHeads:
+        """Train all probes in one run over the batches."""
         train, validation, best = features.splits["train"], None, -math.inf
         if self.select == "best":
             train, validation = fit_and_validation(features, run.seed)
-        sources = self._sources(features, train, parts, run, self.memory(features, parts, sizes)["rows"])
-        n_classes, scaler = _n_classes(features), sources[0].scaler
-        heads = AllHeads.untrained(parts, sizes, n_classes, scaler, seed=run.seed, device=run.device)
-        for epoch in range(self.epochs):
-            run.progress("training probes (sgd)", epoch, self.epochs)
-            step = functools.partial(
-                Heads.descend, rate=self.rate(epoch), momentum=self.momentum, decay=self.weight_decay
-            )
-            order = rng.stream(run.seed, "sgd", epoch).permutation(train.x.shape[0])
-            for wave in sources[epoch % len(sources)].waves(order, self.batch_size, each):
-                each(functools.partial(step, batches=wave), heads.heads)
-            if validation is not None:
-                credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
-                scored = heads.predictions(validation.x, "X of 'validation'", each)
-                scores = np.sum([credit.total(classes, rows) for rows, classes in scored], axis=0)
-                heads.keep(scores > best, epoch + 1)
-                best = np.maximum(scores, best)
+        sources = self._sources(features, train, plan, run)
+        scaler = sources[0].scaler
+        heads = AllHeads.untrained(plan, features.classes or (), scaler, seed=run.seed, device=run.device)
+        with at_once(run.device) as each:
+            for epoch in range(self.epochs):
+                run.progress("training probes (sgd)", epoch, self.epochs)
+                step = functools.partial(
+                    Heads.descend, rate=self.rate(epoch), momentum=self.momentum, decay=self.weight_decay
+                )
+                order = rng.stream(run.seed, "sgd", epoch).permutation(train.x.shape[0])
+                for wave in sources[epoch % len(sources)].waves(order, self.batch_size, each):
+                    each(functools.partial(step, batches=wave), heads.heads)
+                if validation is not None:
+                    credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
+                    scored = heads.predictions(validation.x, "X of 'validation'")
+                    scores = np.sum([credit.total(classes, rows) for rows, classes in scored], axis=0)
+                    heads.keep(scores > best, epoch + 1)
+                    best = np.maximum(scores, best)
         run.progress("training probes (sgd)", self.epochs, self.epochs)
         if validation is None:
-            heads.keep(np.ones(heads.shape, dtype=bool), self.epochs)
+            heads.keep(np.ones(plan.shape, dtype=bool), self.epochs)
         heads.finish()
         return heads
 
-    def _sources(
-        self, features: Features, train: Split, parts: Parts, run: Run, needed: float
-    ) -> list[Source]:
+    def _sources(self, features: Features, train: Split, plan: Plan, run: Run) -> list[Source]:
         """Return what the epochs take their rows from in turn, held where memory is left for that."""
         assert train.y is not None  # noqa: S101
         given = row_weights(features, train, self.class_weight)
         weights = np.ones(len(train.y)) if given is None else given
-        scaler = Scaler(parts, _dtype(features))
+        scaler = Scaler(plan, _dtype(features))
         if self.standardise:
             scaler = scaler.fitted(train.x, weights)
         views = {view_name(i): view for i, view in enumerate(train.views, start=1)} or {"train": train.x}
-        held = len(views) * train.x.shape[0] * parts.n_columns * scaler.dtype.itemsize
-        hold = needed + held <= run.memory
+        held = len(views) * train.x.shape[0] * plan.n_columns * scaler.dtype.itemsize
+        hold = self.memory(features, plan)["rows"] + held <= run.memory
         onehot = np.eye(_n_classes(features))
         return [
             Source(view, train.y, weights, onehot, scaler, run.device).checked(f"X of {name!r}", hold=hold)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.linalg import rng
-from critmass.linalg.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, blocks
+from critmass.linalg.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
 from critmass.linalg.moments import mean_and_variance, scale_of
-from critmass.parts.parts import Parts
-from critmass.scores.protocols import share_whole
+from critmass.parts.groups import PrefixGroup
+from critmass.parts.plan import Plan
+from critmass.scores.head import FittedPart
 
 NARROW, SHARE = 64, 1 / 2
 """Sizes up to NARROW, or of at least this SHARE of the widest, are laid side by side."""
@@ -62,7 +63,7 @@ def side_by_side(sizes: Indices) -> list[slice]:
 class Scaler:
     """Makes rows ready for the heads: the columns of (x - mean) / scale, in the dtype of products."""
 
-    parts: Parts
+    plan: Plan
     dtype: np.dtype[Any]
     mean: Floats | float = 0.0
     scale: Floats | float = 1.0
@@ -75,7 +76,7 @@ class Scaler:
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the columns of rows, shape (n, n_columns)."""
         scaled: NDArray[Any] = (np.asarray(x, dtype=np.float64) - self.mean) / self.scale
-        return self.parts.columns(scaled).astype(self.dtype)
+        return self.plan.gather(scaled).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Source:
 
     def checked(self, name: str, *, hold: bool) -> Source:
         """Return the same with its rows read once: known to be finite, and held if asked."""
-        held = np.empty((self.x.shape[0], self.scaler.parts.n_columns), self.scaler.dtype) if hold else None
+        held = np.empty((self.x.shape[0], self.scaler.plan.n_columns), self.scaler.dtype) if hold else None
         for rows, block in blocks(self.x, name):
             if held is not None:
                 held[rows] = self.scaler(block)
@@ -122,7 +123,7 @@ class Source:
         batch_size = min(batch_size, len(order))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         count = min(max(1, WAVE_ROWS // batch_size), len(batches))
-        empty = np.empty((count, self.scaler.parts.n_columns + 1, batch_size), self.scaler.dtype)
+        empty = np.empty((count, self.scaler.plan.n_columns + 1, batch_size), self.scaler.dtype)
         spaces = self.device.put(empty)
         for start in range(0, len(batches), len(spaces)):
             jobs = zip(batches[start : start + len(spaces)], spaces, strict=False)
@@ -141,7 +142,7 @@ class Source:
         if self.held is not None:
             return self.device.xp.take(self.held, self.device.put(rows), axis=0)
         ascending = np.argsort(rows)
-        taken = np.empty((len(rows), self.scaler.parts.n_columns), self.scaler.dtype)
+        taken = np.empty((len(rows), self.scaler.plan.n_columns), self.scaler.dtype)
         taken[ascending] = self.scaler(self.x[rows[ascending]])
         return self.device.put(taken)
 
@@ -151,10 +152,8 @@ class Heads:
 
     Attributes
     ----------
-    repeat : int
-        Of the order; `WHOLE` for the whole layer.
-    columns : array of shape (n_heads,)
-        Which of the sizes these are.
+    group : PrefixGroup
+        Of the sizes that are side by side; repeat `WHOLE` for the whole layer.
     shape : (n_heads, n_classes, largest size + 1)
         Of the weights, by head.
     weights : array of shape (n_heads * n_classes, largest size + 1), on the device
@@ -163,24 +162,16 @@ class Heads:
         After how many epochs the weights were taken; whether they stayed finite to the end.
     """
 
-    def __init__(
-        self,
-        repeat: int,
-        columns: Indices,
-        order: Indices,
-        starts: Sequence[Floats],
-        device: Device,
-        dtype: str,
-    ) -> None:
+    def __init__(self, group: PrefixGroup, starts: Sequence[Floats], device: Device, dtype: str) -> None:
         """Start heads of ascending sizes from `starts`: see `initial`."""
-        self.repeat, self.columns, self.device = repeat, columns, device
+        self.group, self.device = group, device
         widths = np.array([start.shape[1] for start in starts])
         weights = np.zeros((len(starts), len(starts[0]), widths[-1]))
         for head, start in enumerate(starts):
             weights[head, :, : widths[head]] = start
         inside = np.broadcast_to(np.arange(widths[-1]) < widths[:, None, None], weights.shape)
         self.shape, rows = weights.shape, (-1, widths[-1])
-        self.neurons = device.put(np.concatenate([[0], order[: widths[-1] - 1] + 1]))
+        self.neurons = device.put(np.concatenate([[0], group.columns[: widths[-1] - 1] + 1]))
         self.weights, self.inside = (device.put(a.reshape(rows), dtype) for a in (weights, inside))
         self.velocity, self._kept = (device.xp.zeros_like(self.weights) for _ in range(2))
         self.epochs, self.converged = np.zeros(len(starts), np.intp), np.zeros(len(starts), np.bool_)
@@ -244,62 +235,90 @@ class AllHeads:
     ----------
     heads : list of Heads
     scaler : Scaler
-    shape : (n_repeats + 1, n_sizes)
+    classes : tuple of class names
     """
 
     heads: list[Heads]
     scaler: Scaler
-    shape: tuple[int, int]
+    classes: tuple[int | str, ...]
 
     @classmethod
     def untrained(
-        cls, parts: Parts, sizes: Indices, n_classes: int, scaler: Scaler, *, seed: int, device: Device
+        cls,
+        plan: Plan,
+        classes: tuple[int | str, ...],
+        scaler: Scaler,
+        *,
+        seed: int,
+        device: Device,
     ) -> AllHeads:
         """Return the heads at their start.
 
-        The whole takes its neurons in the order of the first walk, where that is one of neurons, so that
+        The whole takes its neurons in the order of the first group, where that is one of neurons, so that
         their order in the layer is no matter.
         """
-        *walks, whole = parts.walks(sizes)
-        if walks[0].basis is None:
-            whole = replace(whole, order=walks[0].order)
+        *groups, whole = plan.groups
+        if groups and groups[0].basis is whole.basis:
+            whole = replace(whole, order=groups[0].order)
         jobs = [(replace(whole, repeat=WHOLE), slice(None))]
-        for runs in itertools.zip_longest(*(side_by_side(walk.sizes) for walk in walks)):
-            jobs += [(walk, run) for walk, run in zip(walks, runs, strict=True) if run is not None]
+        for runs in itertools.zip_longest(*(side_by_side(group.sizes) for group in groups)):
+            jobs += [(group, run) for group, run in zip(groups, runs, strict=True) if run is not None]
         heads = []
-        for walk, run in jobs:
-            starts = [initial(seed, walk.repeat, size, n_classes) for size in walk.sizes[run].tolist()]
-            heads.append(Heads(walk.repeat, walk.places[run], walk.order, starts, device, scaler.dtype.name))
-        return cls(heads, scaler, (parts.repeats + 1, len(sizes)))
+        for group, run in jobs:
+            sizes = group.sizes[run].tolist()
+            starts = [initial(seed, group.repeat, size, len(classes)) for size in sizes]
+            here = replace(group, sizes=group.sizes[run], size_index=group.size_index[run])
+            heads.append(Heads(here, starts, device, scaler.dtype.name))
+        return cls(heads, scaler, classes)
+
+    @property
+    def plan(self) -> Plan:
+        """The parts."""
+        return self.scaler.plan
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """Whether weights stayed finite to the end, shape (n_repeats + 1, n_sizes)."""
+        return self._table("converged")
+
+    @property
+    def chosen(self) -> Mapping[str, NDArray[Any]]:
+        """After how many epochs the weights were taken."""
+        return {"epoch": self._table("epochs")}
 
     def keep(self, which: NDArray[np.bool_], epoch: int) -> None:
         """Remember the weights of some, shape (n_repeats + 1, n_sizes), after `epoch` epochs."""
-        which = np.broadcast_to(which, self.shape)
         for head in self.heads:
-            head.keep(which[head.repeat, head.columns], epoch)
+            head.keep(which[head.group.repeat, head.group.size_index], epoch)
 
     def finish(self) -> None:
         """Go back to the weights that were kept."""
         for head in self.heads:
             head.finish()
 
-    def predictions(self, x: Matrix, name: str, each: Each) -> Iterator[tuple[slice, Indices]]:
+    def predictions(self, x: Matrix, name: str) -> Iterator[tuple[slice, Indices]]:
         """Yield rows of x, and class codes for them, shape (n_repeats + 1, n_rows, n_sizes)."""
         device, dtype = self.heads[0].device, self.scaler.dtype
-        for rows, block in blocks(x, name, size=SCORED_ROWS):
-            laid_out = np.ones((self.scaler.parts.n_columns + 1, len(block)), dtype)
-            laid_out[1:] = self.scaler(block).T
-            values = each(functools.partial(Heads.predict, x=device.put(laid_out)), self.heads)
-            yield rows, self._assembled(values).transpose(0, 2, 1)
+        with at_once(device) as each:
+            for rows, block in blocks(x, name, size=SCORED_ROWS):
+                laid_out = np.ones((self.plan.n_columns + 1, len(block)), dtype)
+                laid_out[1:] = self.scaler(block).T
+                values = each(functools.partial(Heads.predict, x=device.put(laid_out)), self.heads)
+                yield rows, self._assembled(values).transpose(0, 2, 1)
 
-    def table(self, name: str) -> NDArray[Any]:
+    def part(self, repeat: int, size: int) -> FittedPart:
+        """Return one part with its probe."""
+        row = WHOLE if repeat == self.plan.n_repeats else repeat
+        (head,) = (head for head in self.heads if head.group.repeat == row and size in head.group.sizes)
+        weights = head.probes()[int(np.searchsorted(head.group.sizes, size))]
+        mean, scale = (np.broadcast_to(v, self.plan.n_neurons) for v in (self.scaler.mean, self.scaler.scale))
+        return FittedPart.of(head.group, size, weights[:, 1:].T, weights[:, 0], mean, scale, self.classes)
+
+    def _table(self, name: str) -> NDArray[Any]:
         """Return an attribute that heads have for each probe, shape (n_repeats + 1, n_sizes)."""
         return self._assembled([getattr(head, name) for head in self.heads])
 
     def _assembled(self, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return values of each head in one array, and the whole's wherever it stands for them."""
-        out = np.empty(self.shape + values[0].shape[1:], values[0].dtype)
-        for head, value in zip(self.heads, values, strict=True):
-            out[head.repeat, head.columns] = value
-        share_whole(self.scaler.parts, out)
-        return out
+        pairs = zip(self.heads, values, strict=True)
+        return self.plan.scatter((h.group.repeat, h.group.size_index, value) for h, value in pairs)
