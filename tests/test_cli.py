@@ -928,8 +928,8 @@ def test_the_script_refuses(npz: Path, tmp_path: Path) -> None:
     done = script("measure", npz, "--score", "rigde", "--out", "results", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "critmass: score: found 'rigde'; allowed: centroid, cka, cka-biased, cka-minibatch, knn, lda, logistic, "
-        "neighbour-overlap, ridge, sgd; did you mean 'ridge' or 'sgd'?\n"
+        "critmass: score: found 'rigde'; allowed: centroid, cka, cka-biased, cka-minibatch, knn, lda, "
+        "logistic, neighbour-overlap, ridge, sgd; did you mean 'ridge' or 'sgd'?\n"
     )
     assert tree(tmp_path) == untouched
 

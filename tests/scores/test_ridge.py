@@ -19,7 +19,6 @@ from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores.linear_solvers import Coefficients, GroupProblem, Job, Sweep, coefficients
 from critmass.scores.moment_probes import PENALTIES
-from critmass.scores.probes import targets_of
 from critmass.scores.protocols import Run
 from critmass.scores.ridge import Ridge
 from critmass.testing import made_up
@@ -37,7 +36,7 @@ def standardised(features):
 
 def problem_of(features):
     train = features.splits["train"]
-    (moments,) = accumulate(train.x, targets=targets_of(features, train))
+    (moments,) = accumulate(train.x, targets=features.targets(train))
     return Ridge().problem(moments, features)
 
 

@@ -218,9 +218,13 @@ class Curve:
             raise InputError("size", size, f"1 to {self.n_neurons}")
         return self.parts.indices(repeat, size)
 
-    def redundancy(self, delta: float = 0.9) -> Redundancy:
-        """Return the diffused redundancy DR(δ), with its interval and spread. See redundancy.py."""
-        return redundancy(self.measurement, sizes=self.sizes, delta=delta)
+    def redundancy(self, delta: float = 0.9, coverage: float | None = None) -> Redundancy:
+        """Return the diffused redundancy DR(δ), with its interval and spread. See redundancy.py.
+
+        With `coverage`, the largest share that can be dropped so that at least this share of all parts of
+        that size keep δ, with 95% confidence.
+        """
+        return redundancy(self.measurement, sizes=self.sizes, delta=delta, coverage=coverage)
 
     def bracket(self, found: Redundancy) -> Bracket:
         """Return where the critical mass of this curve's redundancy lies, as the measured sizes tell."""

@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from critmass.curves.tolerance import lower_bounds
 from critmass.errors import InputError
 from critmass.linalg.arrays import Floats, Indices
 from critmass.scores.protocols import Measurement
 
 CONFIDENCE = 0.95
+COVERAGE = 0.95
+"""Share of all parts that `Redundancy.nearly_all` speaks of, with CONFIDENCE."""
 
 ROUNDING = 1e-12
 """A score that falls short of its threshold by no more than this share of the whole's counts as equal to it.
@@ -69,6 +72,11 @@ class Redundancy:
         Whether any size reaches δ; where none does, dr is 0.
     spread : Spread
         Over repeats, at the critical mass.
+    nearly_all : float or None
+        The diffusion half of the hypothesis: DR by the smallest measured size from which at least 95% of ALL
+        parts reach δ on these test rows, with 95% confidence (tolerance.py). None for one part of each size.
+    coverage : float or None
+        Where a share of all parts was asked for: dr, sustained and headline are by it, and have no interval.
     n_neurons : int
     whole : float
     """
@@ -85,13 +93,17 @@ class Redundancy:
     headline_mass: int
     reached: bool
     spread: Spread
+    nearly_all: float | None
+    coverage: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
 
 
-def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Redundancy:
+def redundancy(
+    measurement: Measurement, *, sizes: Indices, delta: float, coverage: float | None = None
+) -> Redundancy:
     """Return DR(δ) of measured scores.
 
     Parameters
@@ -101,21 +113,30 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
         Ascending; the last is the number of neurons.
     delta : float
         Share of the whole's score to keep.
+    coverage : float, optional
+        Instead of the mean over parts of a size, let at least this share of ALL such parts reach δ, with 95%
+        confidence: the smallest size from which that is so.
 
     Raises
     ------
     InputError
-        If `delta` is outside (0, 1], or the whole layer scores 0 or less, when no ratio makes sense.
+        If `delta` is outside (0, 1], or the whole layer scores 0 or less, when no ratio makes sense; if there
+        is one part of each size and a share of all is asked for.
     """
     check_deltas([delta])
     require_something_learned(measurement)
     dropped = (sizes[-1] - sizes) / sizes[-1]
     ratios = measurement.scores / measurement.whole
-    reached = _not_negative((measurement.scores - delta * measurement.whole).mean(axis=0), measurement.whole)
-    first = int(np.argmax(reached)) if reached.any() else len(sizes) - 1
-    at = ratios[:, first]
-    low, high = _interval(measurement, dropped, delta)
-    lasting = _from_here_on(reached)
+    if coverage is None:
+        reached = _not_negative(
+            (measurement.scores - delta * measurement.whole).mean(axis=0), measurement.whole
+        )
+        first = int(np.argmax(reached)) if reached.any() else len(sizes) - 1
+        low, high = _interval(measurement, dropped, delta)
+    else:
+        reached = _nearly_all_reach(measurement, delta, coverage)
+        first, low, high = _from_here_on(reached), None, None
+    at, lasting = ratios[:, first], _from_here_on(reached)
     headline = lasting if len(sizes) == sizes[-1] else first
     return Redundancy(
         delta=float(delta),
@@ -130,7 +151,22 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
         headline_mass=int(sizes[headline]),
         reached=bool(reached.any()),
         spread=Spread(std=float(at.std(ddof=1)) if len(at) > 1 else None, worst=float(at.min())),
+        nearly_all=(
+            float(dropped[_from_here_on(_nearly_all_reach(measurement, delta, COVERAGE))])
+            if len(at) > 1
+            else None
+        ),
+        coverage=coverage,
     )
+
+
+def _nearly_all_reach(measurement: Measurement, delta: float, coverage: float) -> np.ndarray:
+    """Return for each size whether at least this share of all its parts reach δ, with CONFIDENCE."""
+    if len(measurement.scores) < 2:
+        advice = "measure more repeats of a random family; 59 or more need no assumption"
+        raise InputError("coverage", coverage, "a share of the parts, where there are several", advice)
+    bounds = lower_bounds(measurement.scores, coverage=coverage, confidence=CONFIDENCE)
+    return _not_negative(bounds - delta * measurement.whole, measurement.whole)
 
 
 def check_deltas(deltas: Sequence[float]) -> None:

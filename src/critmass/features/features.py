@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from critmass.errors import InputError, StoreError, said, unknown
 from critmass.features import readers, validation
-from critmass.features.labels import Classes, Task, check_classes, encode, stratified, targets_of_splits
+from critmass.features.labels import (
+    Classes,
+    Task,
+    check_classes,
+    encode,
+    stratified,
+    targets_of,
+    targets_of_splits,
+)
 from critmass.features.shards import ShardedMatrix, rows_of_a_shard
 from critmass.features.store import (
     MANIFEST,
@@ -117,6 +125,12 @@ class Features:
     def n_neurons(self) -> int:
         """Width of the layer, d."""
         return int(self.splits["train"].x.shape[1])
+
+    def targets(self, split: Split) -> Callable[[slice], NDArray[np.float64]]:
+        """Return a function of rows of a split: their targets, one-hot for classes, (n_rows, n_targets)."""
+        if split.y is None:
+            raise InputError("features", said("no labels"), "labels or targets")
+        return targets_of(split.y, None if self.classes is None else len(self.classes))
 
     @property
     def tests(self) -> tuple[str, ...]:

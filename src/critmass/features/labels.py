@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -117,3 +117,11 @@ def check_classes(classes: Classes, n_rows: int, advice: str = "") -> None:
 def most_classes(n_rows: int) -> int:
     """Return how many classes so many training rows may have: half as many."""
     return max(n_rows // 2, 2)
+
+
+def targets_of(y: NDArray[Any], n_classes: int | None) -> Callable[[slice], NDArray[np.float64]]:
+    """Return a function of rows: their targets, (n_rows, n_targets), one-hot for codes of classes."""
+    if n_classes is None:
+        return lambda rows: y[rows, None].astype(np.float64)
+    codes = np.arange(n_classes)
+    return lambda rows: (y[rows, None] == codes).astype(np.float64)

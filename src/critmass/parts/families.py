@@ -23,6 +23,7 @@ from critmass.features.features import Features, Split
 from critmass.io.ids import ID_LENGTH
 from critmass.linalg import bases, rng
 from critmass.linalg.arrays import Floats, Indices, require_memory
+from critmass.linalg.moments import accumulate
 from critmass.parts.parts import Bases, Orders, Parts, from_array
 from critmass.parts.sizes import Sizes, resolve_sizes
 
@@ -185,6 +186,44 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Greedy:
+    """The neurons in the order in which each helps a ridge regression most, given those before it.
+
+    Attributes
+    ----------
+    worst : bool
+        Whether each helps least.
+    unlabelled : bool
+        Whether the regression is of the layer's own neurons, and not of the labels or targets.
+    strength : float
+        λ, divided by the weight of the training rows and the mean variance of a column.
+    """
+
+    worst: bool = False
+    unlabelled: bool = False
+    strength: float = 1e-3
+    random = False
+    unit = "neurons"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength < np.inf:
+            raise InputError("strength", self.strength, "a number above 0")
+
+    def make(self, whole: Whole, _repeat: int) -> Indices:
+        """Return the order."""
+        train, features = whole.train, whole.features
+        if train.y is None and not self.unlabelled:
+            raise InputError("parts", "greedy", "labels or targets to be greedy for", "use greedy-unlabelled")
+        targets = None if self.unlabelled or features is None else features.targets(train)
+        (moments,) = accumulate(train.x, targets=targets, weights=train.weight, name="X of 'train'")
+        scale = moments.scale if whole.standardise else np.ones(whole.n_neurons)
+        gram = moments.scatter / scale / scale[:, None]
+        cross = gram if self.unlabelled else moments.target_scatter / scale[:, None]
+        unit = float(np.trace(gram)) / len(gram)
+        return bases.greedy(gram, cross, self.strength * unit, worst=self.worst)
+
+
+@dataclass(frozen=True)
 class Given:
     """The family that a function makes, called for each repeat; with a seed, repeats may differ."""
 
@@ -209,6 +248,15 @@ FAMILIES: dict[str, tuple[str, Callable[..., Family]]] = {
     "variance-least": ("the k neurons of least variance", functools.partial(Sorted, least=True)),
     "norm": ("the k neurons of largest norm over the training rows", functools.partial(Sorted, by="norm")),
     "norm-least": ("the k neurons of smallest norm", functools.partial(Sorted, by="norm", least=True)),
+    "greedy": ("neurons in the order in which each helps a ridge probe most", Greedy),
+    "greedy-worst": (
+        "neurons in the order in which each helps a ridge probe least",
+        functools.partial(Greedy, worst=True),
+    ),
+    "greedy-unlabelled": (
+        "neurons in the order in which each says most about all others",
+        functools.partial(Greedy, unlabelled=True),
+    ),
     "pca": ("the first k principal components of the training rows", PCA),
     "pca-least": ("the last k principal components", functools.partial(PCA, least=True)),
     "random-projection": ("k random directions, entries normal", Projection),

@@ -23,7 +23,6 @@ from critmass.scores.probes import (
     fit_and_validation,
     held_out,
     row_weights,
-    targets_of,
 )
 from critmass.scores.protocols import Run
 from critmass.scores.tally import Credit, resolve_metric
@@ -114,7 +113,7 @@ class MomentProbe(Probe):
         train, progress = features.splits["train"], run.progress
         moments = accumulate(
             train.x,
-            targets=targets_of(features, train),
+            targets=features.targets(train),
             weights=row_weights(features, train, self.class_weight),
             roles=held_out(features, run.seed) if self.regularisation is None else None,
             device=run.device,

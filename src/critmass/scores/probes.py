@@ -8,7 +8,7 @@ then fitted again on all training rows. Test rows are never seen. A new probe is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,16 +158,6 @@ def tally_on(features: Features, name: str, metric: str | None, plan: Plan) -> T
     split = features.splits[name]
     credit = Credit.on(resolve_metric(metric, features.task), split, name)
     return Tally(features, split, credit, plan.n_repeats, len(plan.sizes))
-
-
-def targets_of(features: Features, split: Split) -> Callable[[slice], Floats]:
-    """Return the targets of a block of rows: one-hot for classes, one column otherwise."""
-    assert split.y is not None  # noqa: S101
-    y = split.y
-    if features.classes is None:
-        return lambda rows: y[rows, None].astype(np.float64)
-    codes = np.arange(len(features.classes))
-    return lambda rows: (y[rows, None] == codes).astype(np.float64)
 
 
 def best(scores: Floats) -> Indices:

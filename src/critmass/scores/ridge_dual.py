@@ -15,7 +15,6 @@ from critmass.parts.plan import Plan
 from critmass.progress import Progress
 from critmass.scores.head import FittedPart
 from critmass.scores.linear_solvers import decide
-from critmass.scores.probes import targets_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Dual:
         """Return the problem of fitting the targets of `split`; rows weigh `weights`, or 1."""
         x = np.asarray(split.x[:], dtype=np.float64)
         require_finite("X of 'train'", x, range(len(x)))
-        targets = targets_of(features, split)(slice(0, len(x)))
+        targets = features.targets(split)(slice(0, len(x)))
         classify = features.task == "classification"
         if classify:
             targets = 2.0 * (targets[:, 1:] if targets.shape[1] == 2 else targets) - 1.0
