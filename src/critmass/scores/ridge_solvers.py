@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, Indices, Matrix, cholesky, require_finite, solve_lower
+from critmass.linalg.arrays import Floats, Indices, Matrix, cholesky, require_usable, solve_lower
 from critmass.linalg.bases import times, turned
 from critmass.linalg.moments import Moments, scale_of
 from critmass.parts.parts import Parts, Walk
@@ -354,7 +354,7 @@ class Dual:
     def of(cls, features: Features, split: Split, *, weights: Floats | None, standardise: bool) -> Dual:
         """Return the problem of fitting the targets of `split`; rows weigh `weights`, or 1."""
         x = np.asarray(split.x[:], dtype=np.float64)
-        require_finite("X of 'train'", x, range(len(x)))
+        require_usable("X of 'train'", x, range(len(x)))
         targets = targets_of(features, split)(slice(0, len(x)))
         classify = features.task == "classification"
         if classify:
@@ -385,7 +385,7 @@ class Dual:
     ) -> list[Floats]:
         """Return predictions for rows `x`, shape (n_repeats + 1, len(x), n_sizes), for each λ array."""
         rows = np.asarray(x[:], dtype=np.float64)
-        require_finite(name, rows, range(len(rows)))
+        require_usable(name, rows, range(len(rows)))
         rows, own = parts.columns((rows - self.mean) / self.scale), parts.columns(self.x)
         out = [np.empty((parts.repeats + 1, len(sizes), len(rows))) for _ in grid]
         walks = parts.walks(sizes)
