@@ -24,7 +24,7 @@ from critmass.linalg.arrays import Floats, Indices, resolve_device
 from critmass.parts.parts import make_parts, resolve_sizes
 from critmass.scores import MomentScore, Run, Score, make_score
 from critmass.scores.custom import Custom
-from critmass.scores.protocols import settings_of
+from critmass.scores.settings import settings_of
 
 
 def made_up(

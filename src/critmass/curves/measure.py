@@ -7,6 +7,7 @@ what fits in memory, and refuses with advice what fits neither way.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 from critmass.curves import cells
 from critmass.curves.curve import Curve
 from critmass.curves.redundancy import require_something_learned
-from critmass.errors import InputError, check_name, said, unknown
+from critmass.errors import InputError, check_name, check_number, said, unknown
 from critmass.features.features import Features
 from critmass.io.files import check_writable
 from critmass.io.ids import MeasureSpec, validated
@@ -28,8 +29,8 @@ from critmass.linalg.arrays import Indices, require_memory, resolve_device
 from critmass.parts.parts import Parts, Seeding, described, make_parts, recorded
 from critmass.progress import Progress, silent
 from critmass.scores import MomentScore, Run, Score, make_score
-from critmass.scores.custom import Custom
-from critmass.scores.protocols import resolve_metric, settings_of
+from critmass.scores.protocols import resolve_metric
+from critmass.scores.settings import IDENTITY, settings_of
 
 MEMORY_GIB = 8.0
 
@@ -63,8 +64,9 @@ def measure(
         A path is opened with `Features.open` and this `seed`.
     score : str, Score or callable
         A name (`critmass list scores`); a Score made with settings of its own; or a function of two
-        splits, ``score(train, test)``: see scores/custom.py. A function's results are never reused
-        from `out`, as its code may have changed under the same name.
+        splits, ``score(train, test)``: see scores/custom.py. A function, and a score of another package,
+        is told from others of its name by all that it computes with; where nobody can know that (it uses
+        a module of your own by its name, say), results are never reused from `out`.
     parts : str or array
         A family (`critmass list parts`): "random", "first", "pca", "random-projection", "variance", ...; an
         explicit order of all neurons, shape (n_neurons,) or (n_repeats, n_neurons); or masks, booleans of
@@ -127,8 +129,7 @@ def measure(
     """
     if not isinstance(features, Features):
         features = _opened(features, seed)
-    if not 0 < memory_gib < float("inf"):
-        raise InputError("memory_gib", memory_gib, "a number of GiB above 0")
+    check_number("memory_gib", memory_gib, "a number of GiB above 0")
     check_name(name)
     if existing not in ("reuse", "replace"):
         raise unknown("existing", str(existing), ["reuse", "replace"])
@@ -140,6 +141,7 @@ def measure(
     asked = settings_of(chosen)
     if "metric" in asked:
         asked["metric"] = resolve_metric(asked["metric"], features.task)
+    known = asked.get(IDENTITY, "") is not None
     spec = validated(
         MeasureSpec,
         features=features.fingerprint if out is not None else "",
@@ -151,7 +153,7 @@ def measure(
     if out is not None:
         check_writable(Path(out) / cells.CELLS)
         path = cells.cell_path(Path(out), spec)
-        if existing == "reuse" and path.exists() and not isinstance(chosen, Custom):
+        if existing == "reuse" and known and path.exists():
             kept = cells.load_cell(path)
             curve = dataclasses.replace(kept, features=features.name, name=name or kept.name)
             if curve.name != kept.name:
@@ -171,6 +173,9 @@ def measure(
         memory=run.memory,
     )
     curve = _measured(features, chosen, taken, np.array(spec["sizes"]), spec, run)
+    if not known:  # by what came of it
+        asked[IDENTITY] = hashlib.sha256(curve.measurement.scores.tobytes()).hexdigest()
+        curve = dataclasses.replace(curve, spec={**spec, "settings": asked})
     curve = dataclasses.replace(curve, name=name)
     if out is not None:
         cells.save_cell(Path(out), curve)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from critmass.errors import InputError
+from critmass.errors import InputError, check_number
 from critmass.linalg.arrays import Floats, Indices
 from critmass.scores.protocols import Measurement
 
@@ -136,8 +136,7 @@ def redundancy(measurement: Measurement, *, sizes: Indices, delta: float) -> Red
 def check_deltas(deltas: Sequence[float]) -> None:
     """Raise InputError unless there is a δ and each is above 0 and up to 1."""
     for delta in deltas or [float("nan")]:
-        if not 0 < delta <= 1:
-            raise InputError("delta", delta, "numbers above 0 and up to 1, such as .9 .95")
+        check_number("delta", delta, "numbers above 0 and up to 1, such as .9 .95", most=1)
 
 
 def require_something_learned(measurement: Measurement) -> None:

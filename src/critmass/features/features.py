@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from critmass.errors import InputError, StoreError, said, unknown
+from critmass.errors import InputError, StoreError, check_number, said, unknown
 from critmass.features import readers, validation
 from critmass.features.labels import Classes, Task, check_classes, encode, stratified, targets_of_splits
 from critmass.features.shards import ShardedMatrix, rows_of_a_shard
@@ -446,8 +447,7 @@ def _check_matrix(split: str, x: Matrix, train: Matrix) -> None:
 
 
 def _carve_test(train: Split, task: Task | None, fraction: float, seed: int) -> dict[str, Split]:
-    if not 0 < fraction < 1:
-        raise InputError("test_fraction", fraction, "a number between 0 and 1")
+    check_number("test_fraction", fraction, "a number between 0 and 1", most=math.nextafter(1, 0))
     n = train.x.shape[0]
     codes = train.y if task == "classification" else None
     rows = stratified(n, codes, fraction, rng.stream(seed, "test"))

@@ -170,6 +170,9 @@ class CKA:
     estimator: Estimator = "debiased"
     label_free = True
 
+    def __post_init__(self) -> None:
+        _check_estimator(self.estimator)
+
     @property
     def name(self) -> str:
         """Name in the registry."""

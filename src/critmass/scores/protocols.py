@@ -8,12 +8,12 @@ interval for DR needs, for any δ, in memory that does not grow with the number 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, check_number, said, unknown
 from critmass.features.features import Features, Split
 from critmass.features.labels import Task
 from critmass.linalg.arrays import CPU, Device, Floats, Indices
@@ -148,21 +148,11 @@ def share_whole(parts: Parts, values: np.ndarray) -> None:
         values[:, -1] = whole
 
 
-def settings_of(score: Score) -> dict[str, Any]:
-    """Return the settings of a score that are not callables: the fields of its dataclass, by name."""
-    record: Any = score
-    if not is_dataclass(record):
-        return {}
-    values = {entry.name: getattr(record, entry.name) for entry in fields(record)}
-    return {name: value for name, value in values.items() if not callable(value)}
-
-
 def check_positive(**settings: float | None) -> None:
     """Raise InputError, naming it, for a setting that is neither None nor a finite number above 0."""
     for name, value in settings.items():
-        good = value is None or (isinstance(value, int | float) and 0 < value < float("inf"))
-        if not good or isinstance(value, bool):
-            raise InputError(name, value, "a number above 0")
+        if value is not None:
+            check_number(name, value, "a number above 0")
 
 
 def resolve_metric(metric: str | None, task: Task | None) -> str:
