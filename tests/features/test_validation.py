@@ -241,6 +241,21 @@ def test_masked_arrays_are_refused_where_a_value_is_masked(form):
         Features.from_arrays((X, form(labels)))
 
 
+@pytest.mark.parametrize("name", ["train.view1", "train.view7", "Train.View1"])
+def test_a_split_is_not_called_as_views_are(name, tmp_path):
+    with pytest.raises(InputError, match=f"tests: found '{name}'; allowed: names other than train.view1"):
+        Features.from_arrays((X, Y), tests={name: (X, Y)})
+    np.savez(tmp_path / "gap.npz", X_train=X, **{"X_train.view2": X})
+    with pytest.raises(InputError, match=r"splits: found 'train.view2'; .*counted from 1, without a gap"):
+        Features.open(tmp_path / "gap.npz")
+
+
+def test_splits_that_some_systems_take_for_one_another_are_not_stored(tmp_path):
+    fs = Features.from_arrays((X, Y), tests={"Far": (X, Y), "far": (X, Y)})
+    with pytest.raises(InputError, match="split names: found 'Far' and 'far'"):
+        fs.save(tmp_path / "store")
+
+
 def test_rows_of_integers_wider_than_numpy_has_are_refused():
     wide = pl.Series([2**100] * 60, dtype=pl.Int128)
     with pytest.raises(InputError, match="X of 'train': found cannot convert i128"):

@@ -111,7 +111,7 @@ def _fitted(value: Any, kind: Any) -> Any:
         value = _float(value)
     elif origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         _require(isinstance(value, Mapping))
-        value = {name: _fitted(each, inner[-1]) for name, each in value.items()}
+        value = {_fitted(name, Any): _fitted(each, inner[-1]) for name, each in value.items()}
     elif origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
         _require(isinstance(value, list | tuple))
         value = type(value)(_fitted(each, inner[0]) for each in value)
