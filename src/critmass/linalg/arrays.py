@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -461,3 +462,12 @@ def require_memory(name: str, needed: float, allowed: float, advice: str) -> Non
         raise InputError(
             name, said(f"work of {needed / 2**30:.3g} GiB"), f"at most {allowed / 2**30:.3g} GiB", advice
         )
+
+
+def available_memory() -> float:
+    """Return how many bytes of memory are free for the taking; infinity where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return float("inf")
