@@ -386,3 +386,19 @@ def test_the_same_question_in_other_words_is_one_cell(tmp_path):
     for classes in ({0: 2}, {"0": 2.0}, {np.int64(0): np.float32(2)}):
         measure(fs, sizes=[4], settings={"class_weight": classes}, out=tmp_path / "weights")
     assert len(list((tmp_path / "weights" / "cells").iterdir())) == 1
+
+
+def test_a_damaged_cell_is_named_with_what_to_do_whatever_is_read_of_its_folder(tmp_path):
+    x, y = blobs(80, 6)
+    measure(Features.from_arrays((x, y)), sizes=[2], repeats=1, out=tmp_path)
+    (path,) = (tmp_path / "cells").iterdir()
+    raw = path.read_bytes()
+    flips = np.random.default_rng(0).integers(8 * len(raw), size=200).tolist()
+    damaged = [raw[: bit // 8] + bytes([raw[bit // 8] ^ 1 << bit % 8]) + raw[bit // 8 + 1 :] for bit in flips]
+    for content in [b"", raw[:5], raw[:100], raw[:-1], raw + b"x", *damaged]:
+        path.write_bytes(content)
+        for read in (load_curves, write_table):
+            with pytest.raises(StoreError) as refused:
+                read(tmp_path)
+            assert str(refused.value).startswith(str(path))
+            assert refused.value.advice in ("delete the file and measure again", "upgrade critmass")
