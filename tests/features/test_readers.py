@@ -545,3 +545,16 @@ def test_an_archive_that_unpacks_to_more_than_memory_holds_is_refused(tmp_path, 
     ):
         Features.open(tmp_path / "a.npz")
     assert available_memory() > 2.0**22
+
+
+def test_a_file_that_would_end_the_process_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    frame = pl.DataFrame({f"f_{i}": np.random.default_rng(i).normal(size=10) for i in range(4)})
+    frame.write_parquet(path, compression="snappy")
+    assert Features.open(path).n_neurons == 4
+    raw = path.read_bytes()
+    ten_values, minus_eleven = b"\x2c\x15\x14\x15", b"\x2c\x15\x15\x15"
+    assert ten_values in raw
+    path.write_bytes(raw.replace(ten_values, minus_eleven))
+    with pytest.raises(InputError, match=r"a\.parquet: found .*; allowed: a readable \.parquet file"):
+        Features.open(path)

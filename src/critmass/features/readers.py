@@ -9,6 +9,8 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +65,7 @@ def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
         return _by_key(path, map_tensors(path))
     if path.suffix == ".npy":
         return _pair(path)
-    return _parquet(path, _parsed(path, pl.read_parquet), columns)
+    return _parquet(path, _parsed(path, _frame), columns)
 
 
 def load_npy(path: Path, name: str) -> NDArray[Any]:
@@ -103,6 +105,28 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         _require_sizes(path, archive.zip)
         return {key: archive[key] for key in archive.files}
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    """Return the table of a .parquet file, which another process has read before.
+
+    Of some damaged files (a page that says to hold a negative number of values) polars asks for so much
+    memory that its allocator ends the process, whatever Python would catch.
+    """
+    pl.read_parquet_schema(path)  # what is wrong at the end of the file is found at once, and without harm
+    tried = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", "import sys, polars; polars.read_parquet(sys.argv[1])", str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if tried.returncode not in (0, 1):  # 1 is an exception, which says more when it is raised here
+        found = said(f"content that ends the process that reads it (exit code {tried.returncode})")
+        raise InputError(
+            str(path), found, "a readable .parquet file that memory holds", "write the file again"
+        )
+    return pl.read_parquet(path)
 
 
 def _require_sizes(path: Path, archive: zipfile.ZipFile) -> None:
