@@ -162,6 +162,8 @@ def _declared_bytes(stream: IO[bytes]) -> int:
         return 0
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
+    if dtype.hasobject:  # pickled, of any size: refused when it is read
+        return 0
     return stream.tell() + math.prod(shape) * int(dtype.itemsize)
 
 
