@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import numbers
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -104,6 +106,26 @@ def check_name(name: str | None) -> None:
     """Raise InputError for a name that is no line of text; None is no name."""
     if name is not None and (not name.strip() or not name.isprintable()):
         raise InputError("name", name, "one line of text")
+
+
+def check_number(
+    name: str,
+    value: object,
+    allowed: str,
+    *,
+    above: float = 0.0,
+    most: float = sys.float_info.max,
+    whole: bool = False,
+) -> None:
+    """Raise InputError, naming it, unless a value is a (whole) number above one limit and up to another.
+
+    No text, no truth value, and neither NaN nor infinity is; nor an integer that no float holds.
+    """
+    number: Any = value
+    kind = numbers.Integral if whole else numbers.Real
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    if not (good and above < number <= most):
+        raise InputError(name, value, allowed)
 
 
 def _short(value: object, limit: int = 120) -> str:

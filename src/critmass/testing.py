@@ -26,7 +26,8 @@ from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run, Score, make_score
 from critmass.scores.custom import Custom
-from critmass.scores.protocols import Measurement, settings_of
+from critmass.scores.protocols import Measurement
+from critmass.scores.settings import settings_of
 
 
 def made_up(

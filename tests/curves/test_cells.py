@@ -21,6 +21,7 @@ from critmass.curves.measure import measure
 from critmass.errors import InputError, StoreError
 from critmass.features.features import Features
 from critmass.io.ids import content_id
+from critmass.scores.ridge import Ridge
 
 SETTINGS: dict[str, Any] = {"sizes": [1, 3, 0.9], "repeats": 3, "seed": 5}
 
@@ -360,3 +361,44 @@ def test_what_a_cell_lacks_is_not_made_up(tmp_path: Path) -> None:
     measurement = dataclasses.replace(curve.measurement, whole_by_class=None)
     lacking = dataclasses.replace(curve, measurement=measurement)
     assert load_cell(save_cell(tmp_path, lacking)).measurement.whole_by_class is None
+
+
+def test_the_same_question_in_other_words_is_one_cell(tmp_path):
+    x, y = blobs(80, 16)
+    fs = Features.from_arrays((x, y))
+    words = [
+        {"sizes": [4, 8]},
+        {"sizes": [0.25, 0.5]},
+        {"sizes": (np.int64(8), np.float32(0.25), 16)},
+        {"sizes": [1.0, 4, 8, 4]},
+        {"sizes": [4, 8], "metric": "accuracy", "standardise": True},
+        {"sizes": [4, 8], "regularisation": 2},
+        {"sizes": [4, 8], "regularisation": np.float64(2)},
+        {"sizes": [4, 8], "score": Ridge(regularisation=2)},
+        {"sizes": [4, 8], "settings": {"regularisation": 2.0, "class_weight": None}},
+    ]
+    made = [measure(fs, repeats=2, **{"regularisation": None} | each, out=tmp_path).id for each in words]
+    assert len(set(made[:5])) == len(set(made[5:])) == 1
+    assert len(list((tmp_path / "cells").iterdir())) == 2
+    for parts in (np.arange(16), np.arange(16).tolist(), np.arange(16, dtype=np.int16)[None], "first"):
+        measure(fs, parts=parts, sizes=[4], out=tmp_path / "orders")
+    assert len(list((tmp_path / "orders" / "cells").iterdir())) == 2  # a family is asked for by its name
+    for classes in ({0: 2}, {"0": 2.0}, {np.int64(0): np.float32(2)}):
+        measure(fs, sizes=[4], settings={"class_weight": classes}, out=tmp_path / "weights")
+    assert len(list((tmp_path / "weights" / "cells").iterdir())) == 1
+
+
+def test_a_damaged_cell_is_named_with_what_to_do_whatever_is_read_of_its_folder(tmp_path):
+    x, y = blobs(80, 6)
+    measure(Features.from_arrays((x, y)), sizes=[2], repeats=1, out=tmp_path)
+    (path,) = (tmp_path / "cells").iterdir()
+    raw = path.read_bytes()
+    flips = np.random.default_rng(0).integers(8 * len(raw), size=200).tolist()
+    damaged = [raw[: bit // 8] + bytes([raw[bit // 8] ^ 1 << bit % 8]) + raw[bit // 8 + 1 :] for bit in flips]
+    for content in [b"", raw[:5], raw[:100], raw[:-1], raw + b"x", *damaged]:
+        path.write_bytes(content)
+        for read in (load_curves, write_table):
+            with pytest.raises(StoreError) as refused:
+                read(tmp_path)
+            assert str(refused.value).startswith(str(path))
+            assert refused.value.advice in ("delete the file and measure again", "upgrade critmass")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,9 @@ from helpers_data import blobs, flip
 from safetensors.numpy import save_file
 
 from critmass.errors import InputError, StoreError
+from critmass.features import readers
 from critmass.features.features import Features
+from critmass.linalg.arrays import available_memory
 
 X, Y = blobs(60, 4)
 XT, YT = blobs(20, 4, seed=1)
@@ -501,4 +507,54 @@ def test_a_parquet_file_that_makes_polars_panic_is_one_clear_error(tmp_path, mon
     assert not issubclass(pl.exceptions.PanicException, Exception)
     monkeypatch.setattr(pl, "read_parquet", panic)
     with pytest.raises(InputError, match="x.parquet: found PanicException: range end .* a readable .parquet"):
+        Features.open(path)
+
+
+def npz_with(path, header_shape, data, compression=zipfile.ZIP_STORED, claimed=None):
+    """Write a .npz file whose one array says another shape than it has, or whose member says another size."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "<f8", "fortran_order": False, "shape": header_shape})
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("X.npy", out.getvalue() + data)
+    if claimed is not None:
+        raw, size = path.read_bytes(), len(out.getvalue() + data)
+        path.write_bytes(raw.replace(struct.pack("<I", size), struct.pack("<I", claimed)))
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (10**9, 3), (4, 4)])
+def test_an_array_that_says_more_than_its_file_holds_is_refused_before_it_is_allocated(tmp_path, shape):
+    npz_with(tmp_path / "a.npz", shape, bytes(8 * 12))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"a\.npz: found X\.npy of \d+ bytes that has \d+"):
+        Features.open(tmp_path / "a.npz")
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+
+
+def test_a_member_that_says_more_than_compression_can_reach_is_refused(tmp_path):
+    npz_with(tmp_path / "a.npz", (20, 500), bytes(8 * 10**4), zipfile.ZIP_DEFLATED, claimed=2**31)
+    with pytest.raises(InputError, match=r"a\.npz: found X\.npy of 2147483648 bytes in \d+"):
+        Features.open(tmp_path / "a.npz")
+
+
+def test_an_archive_that_unpacks_to_more_than_memory_holds_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", X=np.zeros((4000, 250)), y=np.arange(4000) % 2)
+    monkeypatch.setattr(readers, "available_memory", lambda: 2.0**22)
+    with pytest.raises(
+        InputError, match="GiB once it is unpacked; allowed: at most .* GiB, what memory is free"
+    ):
+        Features.open(tmp_path / "a.npz")
+    assert available_memory() > 2.0**22
+
+
+def test_a_file_that_would_end_the_process_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    frame = pl.DataFrame({f"f_{i}": np.random.default_rng(i).normal(size=10) for i in range(4)})
+    frame.write_parquet(path, compression="snappy")
+    assert Features.open(path).n_neurons == 4
+    raw = path.read_bytes()
+    ten_values, minus_eleven = b"\x2c\x15\x14\x15", b"\x2c\x15\x15\x15"
+    assert ten_values in raw
+    path.write_bytes(raw.replace(ten_values, minus_eleven))
+    with pytest.raises(InputError, match=r"a\.parquet: found .*; allowed: a readable \.parquet file"):
         Features.open(path)

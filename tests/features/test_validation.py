@@ -177,3 +177,86 @@ def test_no_library_is_loaded_to_look_at_arrays(module):
         f"sys.exit({module!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1e19, 2e19),
+        (2.0**53, 2.0**53 + 2),
+        (np.uint64(2**63), np.uint64(2**64 - 1)),
+        (np.uint64(5), np.uint64(2**64 - 1)),
+        (2**63, 1),
+        (2**63, -1),
+        (2**64, 1),
+        (10**30, 10**30 + 1),
+        (10**400, 1),
+        (10**400, 0.5),
+        (np.longdouble(2) ** 63, np.longdouble(2) ** 63 + 1),
+        ("a", "a\0"),
+    ],
+)
+@pytest.mark.parametrize("make", [list, np.array, lambda y: np.array(y, dtype=object), pl.Series])
+def test_labels_that_would_become_one_class_are_refused(one, other, make):
+    try:
+        y = make([one, other] * 30)
+    except (TypeError, ValueError, OverflowError):
+        pytest.skip("no such column")
+    if len(set(y)) == 1:
+        pytest.skip("one label before it is ours")
+    with pytest.raises(InputError, match="labels of 'train': found"):
+        Features.from_arrays((X, y))
+
+
+@pytest.mark.parametrize("values", [[2**63, 2**64 - 1], [2**100, 2**100 + 1]])
+def test_wide_integers_of_polars_are_refused_as_labels(values):
+    dtype = pl.UInt64 if values[0] < 2**64 else pl.Int128
+    with pytest.raises(InputError, match="labels of 'train': found"):
+        Features.from_arrays((X, pl.Series(values * 30, dtype=dtype)))
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), np.uint64(2**63 - 1), 2.0**53 - 1])
+def test_labels_up_to_the_widest_keep_their_value(value):
+    classes, _ = train_labels(np.array([value, 7] * 30, dtype=np.asarray(value).dtype))
+    assert set(classes) == {7, int(value)}
+
+
+def object_rows(rows):
+    out = np.empty(len(rows), dtype=object)
+    for index, row in enumerate(rows):
+        out[index] = row
+    return out
+
+
+@pytest.mark.parametrize("form", [lambda x: x, list, object_rows])
+def test_masked_arrays_are_refused_where_a_value_is_masked(form):
+    whole, holed = np.ma.array(X), np.ma.array(X, mask=X[7, 2] == X)
+    assert np.array_equal(train_rows(form(whole)), X)
+    with pytest.raises(InputError, match=r"X of 'train': found no value at row 7 \(1 missing\)"):
+        Features.from_arrays(form(holed))
+    with pytest.raises(InputError, match=r"X of 'train\.view1': found no value at row 7"):
+        Features.from_arrays(X, views=[form(holed)])
+    labels = np.ma.array(Y, mask=np.arange(len(Y)) == 5)
+    with pytest.raises(InputError, match=r"labels of 'train': found (no value|nan) at row 5"):
+        Features.from_arrays((X, form(labels)))
+
+
+@pytest.mark.parametrize("name", ["train.view1", "train.view7", "Train.View1"])
+def test_a_split_is_not_called_as_views_are(name, tmp_path):
+    with pytest.raises(InputError, match=f"tests: found '{name}'; allowed: names other than train.view1"):
+        Features.from_arrays((X, Y), tests={name: (X, Y)})
+    np.savez(tmp_path / "gap.npz", X_train=X, **{"X_train.view2": X})
+    with pytest.raises(InputError, match=r"splits: found 'train.view2'; .*counted from 1, without a gap"):
+        Features.open(tmp_path / "gap.npz")
+
+
+def test_splits_that_some_systems_take_for_one_another_are_not_stored(tmp_path):
+    fs = Features.from_arrays((X, Y), tests={"Far": (X, Y), "far": (X, Y)})
+    with pytest.raises(InputError, match="split names: found 'Far' and 'far'"):
+        fs.save(tmp_path / "store")
+
+
+def test_rows_of_integers_wider_than_numpy_has_are_refused():
+    wide = pl.Series([2**100] * 60, dtype=pl.Int128)
+    with pytest.raises(InputError, match="X of 'train': found cannot convert i128"):
+        Features.from_arrays(pl.DataFrame({"a": wide, "b": wide}))

@@ -15,6 +15,7 @@ import tomllib
 import unicodedata
 import urllib.parse
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_data import ROOT, tree
@@ -378,6 +379,20 @@ def test_any_text_has_a_file_name_of_its_own(text: str) -> None:
 @given(st.lists(st.text(st.characters(), max_size=200), unique=True, max_size=20))
 def test_different_texts_have_different_file_names(texts: list[str]) -> None:
     assert len({file_name(text) for text in texts}) == len(texts)
+
+
+@given(st.text(st.characters(), min_size=1, max_size=160), st.data())
+@example("Conv", None)
+@example("stra\u00dfe", None)
+@example("\u017f\u0131\u0130\u03c2K\u212a", None)
+def test_texts_that_differ_in_capitals_have_names_that_differ_in_more(text: str, data: Any) -> None:
+    changed = [text.lower(), text.upper(), text.casefold(), text.swapcase(), text.title()]
+    if data is not None:
+        picked = data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text)))
+        changed.append("".join(c.upper() if p else c.lower() for c, p in zip(text, picked, strict=True)))
+    texts = {text, *changed}
+    for fold in (str.casefold, str.upper, str.lower):
+        assert len({fold(file_name(each)) for each in texts}) == len(texts)
 
 
 def test_a_long_name_is_cut_and_still_its_own() -> None:

@@ -63,13 +63,6 @@ def test_what_a_function_returns_is_checked(features, value, words):
         cm.measure(features, score=lambda train, test: value, sizes=[2])
 
 
-def test_a_functions_results_are_never_reused(features, tmp_path):
-    first = cm.measure(features, score=lambda train, test: 0.5, sizes=[2], out=tmp_path)
-    second = cm.measure(features, score=lambda train, test: 0.25, sizes=[2], out=tmp_path)
-    assert (first.whole, second.whole) == (0.5, 0.25)
-    assert len(list((tmp_path / "cells").iterdir())) == 1
-
-
 def test_entry_points_are_scores_by_name(features, monkeypatch):
     points = [
         importlib.metadata.EntryPoint("bayes", f"{__name__}:bayes", scores.ENTRY_POINTS),

@@ -535,3 +535,27 @@ def test_figures_are_drawn_from_tables(study: Study, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"figure {name}"):
             write_figure(name, study)
     assert {*FIGURES, *TABLES} >= {*shown, "table1", "shift", "layers"}
+
+
+def test_the_same_question_in_other_words_is_one_cell_and_one_row(tmp_path: Path) -> None:
+    content = tiny(tmp_path)
+    d = 32
+    same = [[0.125, 0.5], [4, 16], [16, 4], [0.5, 4, d], [0.125, 0.125, 16, 1.0]]
+    base = {"scores": ["centroid", "ridge"], "parts": ["first"], "datasets": ["small"]}
+    settings = [{"regularisation": 2}, {"regularisation": 2.0}, {"settings": {"regularisation": 2}}]
+    content["measure"] = [
+        {**base, "scores": ["centroid"], "sizes": sizes, "repeats": 1 + i} for i, sizes in enumerate(same)
+    ]
+    content["measure"] += [{**base, "scores": ["ridge"], "sizes": [32], **each} for each in settings]
+    content["measure"] += [
+        {**base, "scores": ["ridge"], "sizes": [32], "regularisation": 2, "metric": "accuracy"}
+    ]
+    content["pairs"] = [{"sizes": sizes, "pairs": 2, "datasets": ["small"]} for sizes in same[:3]]
+    study = load_study(written(content, tmp_path))
+    states = studies.run(study)
+    assert {state.reason for _, state in states} == {""}
+    assert len(list((study.folder / "cells").glob("*"))) == 3
+    assert len(studies.load(study)) == 3
+    for name, rows in (("results", 3 + 1), ("pairs", (2 + 1) * 2)):
+        table = pl.read_parquet(study.folder / f"{name}.parquet")
+        assert table.height == table.unique().height == rows

@@ -103,8 +103,11 @@ def load_pairs(path: Path) -> pl.DataFrame:
 
 
 def is_cell_of_pairs(path: Path) -> bool:
-    """Return whether a cell holds pairs of parts."""
-    return safetensors_label(path).get("format") == PAIRS_CELL
+    """Return whether a cell holds pairs of parts; StoreError if it is damaged."""
+    try:
+        return safetensors_label(path).get("format") == PAIRS_CELL
+    except DamagedError as error:
+        raise _damaged(path, str(error.found)) from None
 
 
 def load_cell(path: Path) -> Curve:

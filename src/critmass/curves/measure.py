@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike
 from critmass.curves import cells
 from critmass.curves.curve import Curve
 from critmass.curves.redundancy import require_something_learned
-from critmass.errors import InputError, check_name, said, unknown
+from critmass.errors import InputError, check_name, check_number, said, unknown
 from critmass.features.features import Features
 from critmass.io.files import check_writable
 from critmass.io.ids import MeasureSpec, validated
@@ -40,8 +41,7 @@ from critmass.parts.plan import Plan
 from critmass.parts.sizes import Sizes
 from critmass.progress import Progress, silent
 from critmass.scores import Run, Score, make_score
-from critmass.scores.custom import Custom
-from critmass.scores.protocols import settings_of
+from critmass.scores.settings import IDENTITY, settings_of
 from critmass.scores.tally import resolve_metric
 
 MEMORY_GIB = 8.0
@@ -77,8 +77,9 @@ def measure(
         A path is opened with `Features.open` and this `seed`.
     score : str, Score or callable
         A name (`critmass list scores`); a Score made with settings of its own; or a function of two
-        splits, ``score(train, test)``: see scores/custom.py. A function's results are never reused
-        from `out`, as its code may have changed under the same name.
+        splits, ``score(train, test)``: see scores/custom.py. A function, and a score of another package,
+        is told from others of its name by all that it computes with; where nobody can know that (it uses
+        a module of your own by its name, say), results are never reused from `out`.
     parts : str, array, Family or function
         A family (`critmass list parts`): "random", "first", "pca", "random-projection", "variance", ...; an
         explicit order of all neurons, shape (n_neurons,) or (n_repeats, n_neurons); masks, booleans of
@@ -145,8 +146,7 @@ def measure(
     """
     if not isinstance(features, Features):
         features = _opened(features, seed)
-    if not 0 < memory_gib < float("inf"):
-        raise InputError("memory_gib", memory_gib, "a number of GiB above 0")
+    check_number("memory_gib", memory_gib, "a number of GiB above 0")
     check_name(name)
     if existing not in ("reuse", "replace"):
         raise unknown("existing", str(existing), ["reuse", "replace"])
@@ -167,11 +167,12 @@ def measure(
         seed=seed,
         seeding=seeding,
         features=features,
-        standardise=bool(asked.get("standardise", chosen.name == "lda")),
+        standardise=bool(getattr(chosen, "standardise", False)),
         memory=memory_gib * 2**30,
     )
     ours = isinstance(parts, str) and parts in FAMILIES
     made = None if ours else make()
+    known = asked.get(IDENTITY, "") is not None
     spec = validated(
         MeasureSpec,
         features=features.fingerprint if out is not None else "",
@@ -187,7 +188,7 @@ def measure(
     if out is not None:
         check_writable(Path(out) / cells.CELLS)
         path = cells.cell_path(Path(out), spec)
-        if existing == "reuse" and path.exists() and not isinstance(chosen, Custom):
+        if existing == "reuse" and known and path.exists():
             kept = cells.load_cell(path)
             curve = dataclasses.replace(kept, features=features.name, name=name or kept.name)
             if curve.name != kept.name:
@@ -198,6 +199,9 @@ def measure(
     run = Run(seed, target, memory_gib * 2**30, progress or silent)
     plan = Plan.of(made or make(), np.array(spec["sizes"]))
     curve = dataclasses.replace(_measured(features, chosen, plan, spec, run), name=name)
+    if not known:  # by what came of it
+        asked[IDENTITY] = hashlib.sha256(curve.measurement.scores.tobytes()).hexdigest()
+        curve = dataclasses.replace(curve, spec={**spec, "settings": asked})
     if out is not None:
         cells.save_cell(Path(out), curve)
         if table:

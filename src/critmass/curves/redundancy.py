@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from critmass.curves.tolerance import lower_bounds
-from critmass.errors import InputError
+from critmass.errors import InputError, check_number
 from critmass.linalg.arrays import Floats, Indices
 from critmass.scores.protocols import Measurement
 
@@ -172,8 +172,7 @@ def _nearly_all_reach(measurement: Measurement, delta: float, coverage: float) -
 def check_deltas(deltas: Sequence[float]) -> None:
     """Raise InputError unless there is a δ and each is above 0 and up to 1."""
     for delta in deltas or [float("nan")]:
-        if not 0 < delta <= 1:
-            raise InputError("delta", delta, "numbers above 0 and up to 1, such as .9 .95")
+        check_number("delta", delta, "numbers above 0 and up to 1, such as .9 .95", most=1)
 
 
 def require_something_learned(measurement: Measurement) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from critmass.curves.measure import MEMORY_GIB
-from critmass.errors import InputError, unknown
+from critmass.errors import InputError, check_number, unknown
 from critmass.features.features import Features
 from critmass.linalg import rng
 from critmass.linalg.arrays import Indices, require_memory
@@ -95,8 +95,8 @@ def similarity(
         raise unknown("split", split, features.splits)
     if estimator not in ESTIMATORS:
         raise unknown("estimator", str(estimator), ESTIMATORS)
-    if pairs < 1:
-        raise InputError("pairs", pairs, "1 or more")
+    check_number("pairs", pairs, "1 or more", whole=True)
+    check_number("memory_gib", memory_gib, "a number of GiB above 0")
     d = features.n_neurons
     counts = resolve_sizes(sizes, d)
     if disjoint:

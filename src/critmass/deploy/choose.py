@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from critmass.curves.measure import MEMORY_GIB, measure
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, check_number, said, unknown
 from critmass.features.features import Features
 from critmass.progress import Progress
 from critmass.scores import Score
@@ -96,8 +96,7 @@ def choose_parts(
     if by not in AIMS:
         raise unknown("by", str(by), AIMS)
     for name, value in (("candidates", candidates), ("repeats", repeats)):
-        if value < 1:
-            raise InputError(name, value, "1 or more")
+        check_number(name, value, "1 or more", whole=True)
     curve = measure(
         _inner(features, seed),
         score=score,

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, StoreError, check_name, said, unknown
-from critmass.features.features import Features, Split, in_order, view_name
+from critmass.features.features import Features, Split, check_no_view, in_order, view_name
 from critmass.features.labels import Classes, Task, check_classes, encode, targets_of_splits
 from critmass.features.shards import rows_of_a_shard
 from critmass.features.store import (
@@ -337,6 +337,7 @@ class _Labelled:
     @classmethod
     def of(cls, chosen: Mapping[str, Samples], views: int) -> _Labelled:
         """Check labels and groups of all splits together; add the augmented views of the training split."""
+        check_no_view("splits", chosen)
         labels = {name: samples.labels for name, samples in chosen.items() if samples.labels is not None}
         rows = {name: np.broadcast_to(np.float32(0), (len(samples), 1)) for name, samples in chosen.items()}
         task, classes, y = targets_of_splits(labels, rows, "auto")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from critmass.errors import InputError, StoreError, said, unknown
+from critmass.errors import InputError, StoreError, check_number, said, unknown
 from critmass.features import readers, validation
 from critmass.features.labels import (
     Classes,
@@ -43,6 +45,8 @@ from critmass.features.store import (
 from critmass.io.ids import canonical_json, content_id
 from critmass.linalg import rng
 from critmass.linalg.arrays import Indices, Matrix, RowSubset
+
+_VIEW = re.compile(r"train\.view\d+", re.IGNORECASE)
 
 TEST_FRACTION = 0.25
 VALIDATION_FRACTION = 0.2
@@ -218,6 +222,7 @@ class Features:
         given = {"train": train, "validation": validation, "test": test}
         for split in given.keys() & (tests or {}).keys():
             raise InputError("tests", split, f"names other than {', '.join(given)}", f"give it as {split}=")
+        check_no_view("tests", tests or {})
         raw = readers.Raw()
         for split, value in {**given, **(tests or {})}.items():
             if value is None:
@@ -358,6 +363,7 @@ def _checked(
         for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights))
     }
     views = _take_views(matrices)
+    check_no_view("splits", matrices)
     for kind, home in columns.items():
         for split in home.keys() - matrices.keys():
             raise InputError(f"{kind} of {split!r}", said("no rows for them"), f"splits {sorted(matrices)}")
@@ -403,6 +409,14 @@ def _checked(
 def view_name(number: int) -> str:
     """Return what a file or a store calls the rows of a view of the training rows, counting from 1."""
     return f"train.view{number}"
+
+
+def check_no_view(name: str, splits: Iterable[str]) -> None:
+    """Raise InputError, calling it `name`, for a split whose name is that of a view."""
+    for split in splits:
+        if _VIEW.fullmatch(split):
+            advice = "views are counted from 1, without a gap; rename what is none"
+            raise InputError(name, split, f"names other than {view_name(1)}, which is a view's", advice)
 
 
 def _take_views(matrices: dict[str, Any]) -> tuple[Any, ...]:
@@ -460,8 +474,7 @@ def _check_matrix(split: str, x: Matrix, train: Matrix) -> None:
 
 
 def _carve_test(train: Split, task: Task | None, fraction: float, seed: int) -> dict[str, Split]:
-    if not 0 < fraction < 1:
-        raise InputError("test_fraction", fraction, "a number between 0 and 1")
+    check_number("test_fraction", fraction, "a number between 0 and 1", most=math.nextafter(1, 0))
     n = train.x.shape[0]
     codes = train.y if task == "classification" else None
     rows = stratified(n, codes, fraction, rng.stream(seed, "test"))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, said
-from critmass.linalg.arrays import Indices, Matrix
+from critmass.linalg.arrays import EXACT_INTEGERS, Indices, Matrix
 
 Task = Literal["classification", "regression"]
 Classes = tuple[int | str, ...]
@@ -66,12 +66,40 @@ def targets_of_splits(
     if task == "regression" or (task == "auto" and not whole):
         if any(values.dtype.kind in "US" for values in y.values()):
             raise InputError("labels", said("text"), "numbers for task='regression'")
-        return "regression", None, {split: values.astype(np.float64) for split, values in y.items()}
+        return "regression", None, {split: _targets(split, values) for split, values in y.items()}
     if not whole:
         raise InputError("labels", said("fractional numbers"), "whole numbers or text for classes")
-    plain = {s: v.astype(str) if v.dtype.kind in "US" else v.astype(np.int64) for s, v in y.items()}
+    plain = {split: _plain(split, values) for split, values in y.items()}
     classes, _ = encode(plain["train"])
     return "classification", classes, {split: codes_of(split, v, classes) for split, v in plain.items()}
+
+
+def _targets(split: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return targets as float64, which holds them to rounding, or raise InputError."""
+    with np.errstate(over="ignore"):
+        targets = values.astype(np.float64)
+    if not np.isfinite(targets).all():
+        row = int(np.flatnonzero(~np.isfinite(targets))[0])
+        raise InputError(f"labels of {split!r}", said(f"{values[row]} at row {row}"), "numbers of float64")
+    return targets
+
+
+def _plain(split: str, labels: NDArray[Any]) -> NDArray[Any]:
+    """Return class labels as text or int64, no two of them made one, or raise InputError."""
+    if labels.dtype.kind in "US":
+        return labels.astype(str)
+    if labels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            labels = labels.astype(np.float64)
+        fit, allowed = np.abs(labels) < EXACT_INTEGERS, "whole numbers below 2^53, which floats hold exactly"
+    else:
+        fit, allowed = labels <= np.iinfo(np.int64).max, "whole numbers below 2^63"
+    if not fit.all():
+        row = int(np.flatnonzero(~fit)[0])
+        raise InputError(
+            f"labels of {split!r}", said(f"{labels[row]} at row {row}"), allowed, "give them as text"
+        )
+    return labels.astype(np.int64)
 
 
 def codes_of(split: str, labels: NDArray[Any], classes: Classes) -> Indices:

@@ -7,11 +7,15 @@ unpickled. Arrays are memory-mapped where the format allows (.npy, .safetensors)
 from __future__ import annotations
 
 import fnmatch
+import math
 import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -20,8 +24,12 @@ from numpy.typing import NDArray
 from critmass.errors import InputError, said, unknown
 from critmass.features import validation
 from critmass.io.tensors import map_tensors
+from critmass.linalg.arrays import available_memory
 
 SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
+DEFLATED = 1100
+"""No byte of a .npz file becomes more bytes than this: deflate reaches 1,032."""
+
 SPLIT_NAMES = {
     **{name: name for name in ("train", "validation", "test")},
     "training": "train",
@@ -57,7 +65,7 @@ def read(path: Path, *, columns: Mapping[str, str | None]) -> Raw:
         return _by_key(path, map_tensors(path))
     if path.suffix == ".npy":
         return _pair(path)
-    return _parquet(path, _parsed(path, pl.read_parquet), columns)
+    return _parquet(path, _parsed(path, _frame), columns)
 
 
 def load_npy(path: Path, name: str) -> NDArray[Any]:
@@ -95,7 +103,68 @@ def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
 
 def _npz(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        _require_sizes(path, archive.zip)
         return {key: archive[key] for key in archive.files}
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    """Return the table of a .parquet file, which another process has read before.
+
+    Of some damaged files (a page that says to hold a negative number of values) polars asks for so much
+    memory that its allocator ends the process, whatever Python would catch.
+    """
+    pl.read_parquet_schema(path)  # what is wrong at the end of the file is found at once, and without harm
+    tried = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", "import sys, polars; polars.read_parquet(sys.argv[1])", str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if tried.returncode not in (0, 1):  # 1 is an exception, which says more when it is raised here
+        found = said(f"content that ends the process that reads it (exit code {tried.returncode})")
+        raise InputError(
+            str(path), found, "a readable .parquet file that memory holds", "write the file again"
+        )
+    return pl.read_parquet(path)
+
+
+def _require_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise InputError, before any is allocated, for arrays larger than their file says or memory holds."""
+    members = archive.infolist()
+    for member in members:
+        size = member.file_size
+        if size > DEFLATED * (member.compress_size + 1):
+            found = f"{member.filename} of {size} bytes in {member.compress_size}"
+            raise InputError(
+                str(path), said(found), "sizes that compression can reach", "write the file again"
+            )
+        with archive.open(member) as stream:
+            if (declared := _declared_bytes(stream)) > size:
+                found = f"{member.filename} of {declared} bytes that has {size}"
+                raise InputError(
+                    str(path), said(found), "arrays as large as they say", "write the file again"
+                )
+    total, available = sum(member.file_size for member in members), available_memory()
+    if total > available:
+        found = f"{total / 2**30:.3g} GiB once it is unpacked"
+        advice = "save X.npy and y.npy, or .safetensors: these are read a block at a time"
+        raise InputError(
+            str(path), said(found), f"at most {available / 2**30:.3g} GiB, what memory is free", advice
+        )
+
+
+def _declared_bytes(stream: IO[bytes]) -> int:
+    """Return the bytes that a .npy file has by its header; 0 for what is no .npy file."""
+    try:
+        version = np.lib.format.read_magic(stream)
+    except ValueError:
+        return 0
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:  # pickled, of any size: refused when it is read
+        return 0
+    return stream.tell() + math.prod(shape) * int(dtype.itemsize)
 
 
 def _by_key(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Raw:

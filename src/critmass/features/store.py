@@ -7,6 +7,7 @@ matrices and label codes, not what they mean: that is features.py.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,6 +211,12 @@ class StoreWriter:
         for split in self.sizes:
             if not _SPLIT_NAME.fullmatch(split):
                 raise StoreError("split name", split, "letters, digits, '_', '-' and '.'", "rename the split")
+        for one, other in itertools.combinations(self.sizes, 2):
+            if one.casefold() == other.casefold():  # one file on some systems
+                found = said(f"{one!r} and {other!r}")
+                raise StoreError(
+                    "split names", found, "names that differ in more than capitals", "rename one"
+                )
         check_writable(self.folder)
         if not self.folder.exists():
             return

@@ -7,6 +7,7 @@ Rows are not read to be checked; a missing label is found here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,15 @@ def column(name: str, value: Any) -> NDArray[Any]:
         Calling it `name`, for a missing value, naming its row, and for values of no one kind.
     """
     value = _polars(value)
+    _require_unmasked(name, value)
+    if isinstance(value, list | tuple):
+        _require_endings(name, value)
     if isinstance(value, pl.Series):
         _require_whole(name, value.is_null().to_numpy())
         if value.dtype in (pl.Categorical, pl.Enum):
             value = value.cast(pl.String)
+        if value.dtype == pl.String:
+            _require_endings(name, value)
     elif hasattr(value, "isna"):  # pandas
         _require_whole(name, np.asarray(value.isna()))
     elif isinstance(value, np.ma.MaskedArray):
@@ -69,13 +75,20 @@ def column(name: str, value: Any) -> NDArray[Any]:
     return _of_objects(name, found) if found.dtype == object else found
 
 
+def _require_unmasked(name: str, value: Any) -> None:
+    """Raise InputError for a sequence that has NumPy's masked arrays, where one of them masks a value."""
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
+        masked = [isinstance(each, np.ma.MaskedArray) and np.ma.getmaskarray(each).any() for each in value]
+        _require_whole(name, np.array(masked))
+
+
 def _asarray(name: str, value: Any) -> NDArray[Any]:
     if hasattr(value, "detach"):  # torch
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
         return value if type(value) in (np.ndarray, np.memmap) else np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError, pl.exceptions.PolarsError) as error:
         raise InputError(name, said(str(error)), "an array") from error
 
 
@@ -87,6 +100,7 @@ def _polars(value: Any) -> Any:
 def _dense(name: str, value: Any) -> Any:
     """Return tables and sparse matrices as arrays, and anything else as it is."""
     value = _polars(value)
+    _require_unmasked(name, value)
     if isinstance(value, pl.Series):
         return vectors(name, value)
     if isinstance(value, pl.DataFrame):
@@ -120,7 +134,7 @@ def table(name: str, frame: pl.DataFrame) -> NDArray[Any]:
                 "leave out what is no neuron",
             )
         _require_whole(f"{name}, column {series.name!r}", series.is_null().to_numpy())
-    return frame.to_numpy()
+    return _asarray(name, frame)
 
 
 def vectors(name: str, series: pl.Series) -> NDArray[Any]:
@@ -134,7 +148,7 @@ def vectors(name: str, series: pl.Series) -> NDArray[Any]:
     if isinstance(series.dtype, pl.Array) and series.explode().null_count():
         within = series.arr.to_list().list.eval(pl.element().is_null().any()).list.first()
         _require_whole(name, within.to_numpy())
-    return series.to_numpy()
+    return _asarray(name, series)
 
 
 def _pandas_table(name: str, frame: Any) -> NDArray[Any]:
@@ -179,9 +193,21 @@ def _of_objects(name: str, values: NDArray[Any]) -> NDArray[Any]:
     ):
         no_number = dtype not in (np.str_, np.bool_)
         if all(isinstance(v, kinds) and not (no_number and isinstance(v, bool)) for v in flat):
-            return np.array(flat, dtype=dtype).reshape(values.shape)
+            _require_endings(name, flat)
+            try:
+                return np.array(flat, dtype=dtype).reshape(values.shape)
+            except OverflowError:
+                most = said(str(max(flat, key=abs)))
+                raise InputError(name, most, "numbers of 64 bits", "give labels as text") from None
     found = ", ".join(sorted({type(value).__name__.rstrip("_") for value in flat}))
     raise InputError(name, said(f"dtype object ({found})"), "numbers or text, of one kind")
+
+
+def _require_endings(name: str, values: Iterable[Any]) -> None:
+    """Raise InputError for text that ends in the null character, which NumPy's text leaves out."""
+    for value in values:
+        if isinstance(value, str) and value.endswith("\0"):
+            raise InputError(name, value, "text that does not end in a null character", "rename it")
 
 
 def _missing(value: Any) -> bool:

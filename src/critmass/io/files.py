@@ -183,13 +183,16 @@ def file_name(text: str) -> str:
     """Return `text` as the name of one file, on any system, inside the folder it is put in.
 
     Characters that some system does not allow, or may change, are percent-encoded, so
-    `urllib.parse.unquote(name, errors="surrogatepass")` gives the text back; a name longer than
-    `LONGEST_NAME` is cut, and ends in "~" and its checksum. Different texts have different names.
+    `urllib.parse.unquote(name, errors="surrogatepass")` gives the text back, but for "~" and a checksum at
+    the end: of a text with capitals, as some systems hold them for small letters; and of one longer than
+    `LONGEST_NAME`, which is cut. Different texts have different names, on all systems.
 
     Examples
     --------
-    >>> file_name("blocks.0"), file_name("/conv1/Conv_output:0"), file_name("..")
-    ('blocks.0', '%2Fconv1%2FConv_output%3A0', '%2E%2E')
+    >>> file_name("blocks.0"), file_name("/conv1/output:0"), file_name("..")
+    ('blocks.0', '%2Fconv1%2Foutput%3A0', '%2E%2E')
+    >>> file_name("Conv"), file_name("conv")
+    ('Conv~c0bd66cc', 'conv')
     """
     name = "".join(character if _is_plain(character) else _encoded(character) for character in text)
     if not unicodedata.is_normalized("NFC", name):
@@ -198,11 +201,11 @@ def file_name(text: str) -> str:
         name = name[:-1] + _encoded(name[-1])
     if name[:1] in ("", ".", " ") or _RESERVED.fullmatch(name):
         name = _encoded(name[:1]) + name[1:]
-    whole = name.encode()
-    if len(whole) > LONGEST_NAME:
+    whole, cased = name.encode(), any(map(_has_case, text))
+    if len(whole) > LONGEST_NAME - 9 * cased:
         checksum = hashlib.sha256(whole).hexdigest()[:32]
-        name = f"{whole[: LONGEST_NAME - 33].decode(errors='ignore')}~{checksum}"
-    return name
+        return f"{whole[: LONGEST_NAME - 33].decode(errors='ignore')}~{checksum}"
+    return f"{name}~{hashlib.sha256(whole).hexdigest()[:8]}" if cased else name
 
 
 def _is_plain(character: str) -> bool:
@@ -210,6 +213,11 @@ def _is_plain(character: str) -> bool:
     if character.isascii():
         return character.isalnum() or character in " !#$&'()+,-.;=@[]^_`{}"
     return character.isprintable() and not unicodedata.combining(character)
+
+
+def _has_case(character: str) -> bool:
+    """Whether some system may take a character for another, in small letters."""
+    return character.casefold() != character or character.upper().casefold() != character
 
 
 def _encoded(character: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,9 @@ PIECE = 128
 
 EXACT_INTEGERS = 2**53
 """Every whole number up to it is a float64."""
+
+SMALLEST, LARGEST = 1e-60, 1e60
+"""Magnitudes between them have fourth powers, which CKA sums, that float64 holds to all digits."""
 
 SCORED_ROWS = 1024
 """Rows scored at once: few enough that the predictions for all sizes and repeats stay small."""
@@ -266,19 +270,41 @@ def blocks(
     Raises
     ------
     InputError
-        Calling the rows `name`, for the first row and neuron that is not finite.
+        Calling the rows `name`, for the first row and neuron that is not finite or too large; after the
+        last block, where no value was large enough.
     """
+    largest = 0.0
     buffer = np.empty((min(size, x.shape[0]), x.shape[1]))
     for start in range(0, x.shape[0], size):
         rows = slice(start, min(start + size, x.shape[0]))
         block = np.subtract(x[rows], shift, out=buffer[: rows.stop - start])
-        if not np.isfinite(block.sum()):
+        least, most = block.min(initial=0.0), block.max(initial=0.0)
+        if not (least >= -LARGEST and most <= LARGEST):
             require_finite(name, block, x.rows[rows] if isinstance(x, RowSubset) else range(start, rows.stop))
+        largest = max(largest, most, -least)
         yield rows, block
+    _require_magnitude(name, largest)
+
+
+def require_usable(name: str, x: NDArray[Any], rows: Sequence[int] | Indices) -> None:
+    """Raise InputError where `x` has a value that cannot be worked with, or none large enough to be."""
+    require_finite(name, x, rows)
+    _require_magnitude(name, float(max(x.max(initial=0.0), -x.min(initial=0.0))))
+
+
+def _require_magnitude(name: str, largest: float) -> None:
+    """Raise InputError where the values, if not all 0, are so small that their powers lose digits."""
+    if 0 < largest < SMALLEST:
+        raise InputError(
+            name,
+            said(f"values no further from their mean than {largest:.3g}"),
+            f"magnitudes of {SMALLEST:g} to {LARGEST:g}",
+            "multiply all rows by one number",
+        )
 
 
 def require_finite(name: str, x: NDArray[Any], rows: Sequence[int] | Indices) -> None:
-    """Raise InputError naming the first row and neuron of `x` that is NaN or infinite, if there is one.
+    """Raise InputError naming the first row and neuron of `x` that is NaN, infinite or above `LARGEST`.
 
     `rows` are the numbers that the rows of `x` have for the user.
     """
@@ -290,6 +316,17 @@ def require_finite(name: str, x: NDArray[Any], rows: Sequence[int] | Indices) ->
             said(f"{x[row, neuron]} at row {rows[row]}, neuron {neuron}"),
             "finite numbers",
             "drop or repair these rows",
+        )
+    if x.dtype.itemsize < 8:
+        return  # no such number is above it
+    bad = np.argwhere(np.abs(x) > LARGEST)
+    if len(bad):
+        row, neuron = (int(i) for i in bad[0])
+        raise InputError(
+            name,
+            said(f"{x[row, neuron]:.3g} at row {rows[row]}, neuron {neuron}"),
+            f"magnitudes of {SMALLEST:g} to {LARGEST:g}",
+            "multiply all rows by one number",
         )
 
 
@@ -345,14 +382,18 @@ def cholesky(gram: Floats) -> Floats:
     with one_thread():
         factor, info = lapack.dpotrf(gram, lower=1, clean=1, overwrite_a=1)
     if info != 0:
-        raise InputError(
-            "regularisation",
-            said(f"a singular system at neuron {info} of the part"),
-            "a value large enough to make the system positive definite",
-            "raise regularisation=, or leave it out to have it chosen",
-        )
+        raise _singular(f"a singular system at neuron {info} of the part")
     result: Floats = factor
     return result
+
+
+def _singular(found: str) -> InputError:
+    return InputError(
+        "regularisation",
+        said(found),
+        "a value large enough to make the system positive definite",
+        "raise regularisation=, or leave it out to have it chosen; a layer that is constant has no probe",
+    )
 
 
 def solve_lower(factor: Floats, right: Floats, *, transposed: bool = False) -> Floats:
@@ -403,7 +444,10 @@ def cholesky_inverse(device: Device, gram: Any, dtype: str) -> tuple[Any, Any]:
     try:
         factor = xp.linalg.cholesky(xp.astype(gram, kind))
     except (np.linalg.LinAlgError, RuntimeError):
-        factor = xp.astype(xp.linalg.cholesky(gram), kind)
+        try:
+            factor = xp.astype(xp.linalg.cholesky(gram), kind)
+        except (np.linalg.LinAlgError, RuntimeError):
+            raise _singular("a singular system") from None
     if device.torch_name is not None:
         torch = importlib.import_module("torch")
         unit = xp.eye(len(factor), dtype=factor.dtype, device=factor.device)
@@ -418,3 +462,12 @@ def require_memory(name: str, needed: float, allowed: float, advice: str) -> Non
         raise InputError(
             name, said(f"work of {needed / 2**30:.3g} GiB"), f"at most {allowed / 2**30:.3g} GiB", advice
         )
+
+
+def available_memory() -> float:
+    """Return how many bytes of memory are free for the taking; infinity where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return float("inf")

@@ -111,6 +111,12 @@ class Moments:
         squares, mean = np.diag(self.gram) / self.weight, self.sum / self.weight
         return scale_of(variance_of(squares, mean, self.n_rows), self.mean, self.n_rows)
 
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Whether each neuron is constant, see `is_constant`."""
+        squares, mean = np.diag(self.gram) / self.weight, self.sum / self.weight
+        return is_constant(variance_of(squares, mean, self.n_rows), self.mean, self.n_rows)
+
 
 def variance_of(squares: Floats, mean: Floats, n_rows: int) -> Floats:
     """Return the variance of each neuron from the means of its shifted values' squares and of these.
@@ -122,14 +128,20 @@ def variance_of(squares: Floats, mean: Floats, n_rows: int) -> Floats:
     return np.where(variance <= n_rows * np.finfo(np.float64).eps * squares, 0.0, variance)
 
 
-def scale_of(variance: Floats, mean: Floats, n_rows: int) -> Floats:
-    """Return the standard deviation of each neuron, 1 for a constant one, shape (n_neurons,).
+def is_constant(variance: Floats, mean: Floats, n_rows: int) -> NDArray[np.bool_]:
+    """Return whether each neuron is constant, shape (n_neurons,).
 
-    A neuron counts as constant where its variance is within rounding error of its mean's square, the
-    rule of scikit-learn's StandardScaler.
+    It is where its variance is within rounding error of its mean's square, the rule of scikit-learn's
+    StandardScaler.
     """
     noise = n_rows * np.finfo(np.float64).eps
-    constant = variance <= noise * np.abs(variance) + (noise * np.abs(mean)) ** 2
+    constant: NDArray[np.bool_] = variance <= noise * np.abs(variance) + (noise * np.abs(mean)) ** 2
+    return constant
+
+
+def scale_of(variance: Floats, mean: Floats, n_rows: int) -> Floats:
+    """Return the standard deviation of each neuron, 1 for a constant one, shape (n_neurons,)."""
+    constant = is_constant(variance, mean, n_rows)
     return np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
 
 

@@ -1,7 +1,7 @@
 """Scores by name: what is measured on a part. Other packages add theirs as entry points.
 
-An entry point in the group "critmass.scores" is a class whose instances are scores (see base.py), made with
-a user's settings as keyword arguments; or a function of two splits (see custom.py).
+An entry point in the group "critmass.scores" is a class whose instances are scores (see protocols.py), made
+with a user's settings as keyword arguments; or a function of two splits (see custom.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from critmass.scores.logistic import Logistic
 from critmass.scores.neighbours import KNN, NeighbourOverlap
 from critmass.scores.protocols import Run, Score
 from critmass.scores.ridge import Ridge
+from critmass.scores.settings import checked
 from critmass.scores.sgd import SGD
 
 ENTRY_POINTS = "critmass.scores"
@@ -66,7 +67,7 @@ def make_score(score: str | Score | Callable[..., Any], settings: Mapping[str, A
     Raises
     ------
     InputError
-        For an unknown score, or a setting that the score does not have.
+        For an unknown score, or a setting that the score does not have, or not with this value.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def make_score(score: str | Score | Callable[..., Any], settings: Mapping[str, A
         if name not in known:
             allowed = ", ".join(known) or "nothing"
             raise InputError(name, settings[name], f"{allowed}: the settings of score {score!r}")
-    made: Score = factory(**settings)
+    made: Score = factory(**checked(factory, settings))
     return made
 
 

@@ -20,9 +20,18 @@ from numpy.typing import ArrayLike
 
 from critmass.errors import InputError, said, unknown
 from critmass.features.features import Features
-from critmass.linalg.arrays import BLOCK_ROWS, CPU, Device, Floats, Indices, Matrix, require_finite
+from critmass.linalg.arrays import (
+    BLOCK_ROWS,
+    CPU,
+    Device,
+    Floats,
+    Indices,
+    Matrix,
+    require_finite,
+    require_usable,
+)
 from critmass.linalg.bases import Product
-from critmass.linalg.moments import Moments, accumulate, mean_of, shift_of
+from critmass.linalg.moments import Moments, accumulate, is_constant, mean_of, shift_of
 from critmass.parts.plan import Plan
 from critmass.scores.protocols import Measurement, Run
 
@@ -60,7 +69,7 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
     if len(a) != len(b):
         raise InputError("y", said(f"{len(b)} samples"), f"{len(a)} samples, as in x")
     _check_rows("x", len(a), estimator)
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    a, b = _centred(a), _centred(b)
     widths = a.shape[1], b.shape[1]
     if estimator != "minibatch" and len(a) < sum(widths):
         gram_a, gram_b = a @ a.T, b @ b.T
@@ -119,10 +128,7 @@ class _Hsics:
     @classmethod
     def of(cls, h: Floats) -> _Hsics:
         """Return those of the neurons, whose sum is the whole."""
-        if not h.sum() > 0:
-            raise InputError(
-                "features", said("no variance that can be measured"), "a layer that varies over rows"
-            )
+        _require_variance(float(h.sum()))
         return cls(h, h.sum(axis=1), float(h.sum()))
 
     def scores(self, order: Indices, sizes: Indices) -> Floats:
@@ -162,6 +168,9 @@ class CKA:
 
     estimator: Estimator = "debiased"
     label_free = True
+
+    def __post_init__(self) -> None:
+        _check_estimator(self.estimator)
 
     @property
     def name(self) -> str:
@@ -235,11 +244,11 @@ class CKA:
     def _on_rows(self, x: Matrix, name: str, plan: Plan, run: Run) -> Measurement:
         rows = np.asarray(x[:], dtype=np.float64)
         _check_rows(name, len(rows), self.estimator)
-        require_finite(name, rows, range(len(rows)))
-        rows = rows - rows.mean(axis=0)
+        require_usable(name, rows, range(len(rows)))
         minibatch = self.estimator == "minibatch"
         groups = 0 if minibatch else _jackknife_groups(len(rows))
-        sections = [rows[section] for section in _batches(len(rows))] if minibatch else [rows]
+        batches = _batches(len(rows)) if minibatch else [slice(None)]
+        sections = [_centred(rows[section]) for section in batches]
         members = [
             (np.arange(len(section))[:, None] % max(groups, 1) == np.arange(groups)).astype(np.float64)
             for section in sections
@@ -253,6 +262,7 @@ class CKA:
 
         whole = [section @ section.T for section in sections]
         own_whole = hsic(whole, whole)
+        _require_variance(float(own_whole.min()))
         columns = [plan.gather(section) for section in sections]
         found: list[tuple[int, Any, Floats]] = []
         for number, group in enumerate(plan.groups[:-1]):
@@ -315,8 +325,16 @@ def _mean(
 
 
 def _kernel(moments: Moments, estimator: Estimator) -> Floats:
+    """Return H of these rows; a neuron that is constant over them has 0 with every other, not noise."""
+    h, constant = _kernel_of_all(moments, estimator), moments.constant
+    h[constant], h[:, constant] = 0.0, 0.0
+    return h
+
+
+def _kernel_of_all(moments: Moments, estimator: Estimator) -> Floats:
     if estimator == "biased":
-        return moments.scatter**2
+        h: Floats = moments.scatter**2
+        return h
     n, c, s = moments.n_rows, moments.gram, moments.sum
     assert moments.squares is not None  # noqa: S101
     rows = moments.squares
@@ -377,7 +395,27 @@ def _hsic_of_grams(k: Floats, l: Floats, member: Floats, estimator: Estimator) -
     return hsic
 
 
+def _centred(rows: Floats) -> Floats:
+    """Return rows less their mean; 0 for a neuron that is constant."""
+    mean = rows.mean(axis=0)
+    rows = rows - mean
+    variance = np.einsum("nd,nd->d", rows, rows) / len(rows)
+    rows[:, is_constant(variance, mean, len(rows))] = 0.0
+    return rows
+
+
+def _require_variance(whole: float) -> None:
+    """Raise InputError where the HSIC of the whole with itself is not positive."""
+    if not whole > 0:
+        raise InputError(
+            "features", said("no variance that can be measured"), "a layer that varies over rows"
+        )
+
+
 def _ratio(cross: Floats, own: Floats, whole: Floats | float) -> Floats:
+    # By a power of two, which changes no digit, the product is kept within what a float64 holds.
+    _, exponent = np.frexp(whole)
+    cross, own, whole = (np.ldexp(value, -exponent) for value in (cross, own, whole))
     product = np.asarray(own * whole)
     measurable = (own > 0) & (np.asarray(whole) > 0)
     return np.where(measurable, cross / np.sqrt(np.where(measurable, product, 1.0)), 0.0)
@@ -419,7 +457,7 @@ def _representation(name: str, value: ArrayLike) -> Floats:
             name, said(f"shape {array.shape}, dtype {array.dtype}"), "numbers, samples x neurons"
         )
     array = array.astype(np.float64)
-    require_finite(name, array, range(len(array)))
+    require_usable(name, array, range(len(array)))
     return array
 
 

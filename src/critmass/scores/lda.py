@@ -39,6 +39,7 @@ class LDA(MomentProbe):
     regularisation: float | None = None
     metric: str | None = None
     class_weight: ClassWeight = None
+    standardise = True
 
     def __post_init__(self) -> None:
         check_positive(regularisation=self.regularisation)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, check_number, said, unknown
 from critmass.features.features import Features, Split
 from critmass.linalg.arrays import Floats, Indices, Matrix
 from critmass.parts.plan import Plan
@@ -141,8 +141,7 @@ def row_weights(features: Features, split: Split, class_weight: ClassWeight) -> 
         for name, weight in given.items():
             if name not in names:
                 raise unknown("class_weight", name, names)
-            if not 0 < weight < float("inf"):
-                raise InputError(f"class_weight of {name}", weight, "a number above 0")
+            check_number(f"class_weight of {name}", weight, "a number above 0")
         by_class = np.array([given.get(name, 1.0) for name in names], dtype=np.float64)
     elif class_weight == "balanced":
         totals = np.bincount(split.y, own, len(features.classes))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from critmass.errors import InputError
+from critmass.errors import check_number
 from critmass.features.features import Features
 from critmass.linalg.arrays import CPU, Device, Floats, Indices
 from critmass.parts.plan import Plan
@@ -117,18 +117,8 @@ class Score(Protocol):
         ...
 
 
-def settings_of(score: Score) -> dict[str, Any]:
-    """Return the settings of a score that are not callables: the fields of its dataclass, by name."""
-    record: Any = score
-    if not is_dataclass(record):
-        return {}
-    values = {entry.name: getattr(record, entry.name) for entry in fields(record)}
-    return {name: value for name, value in values.items() if not callable(value)}
-
-
 def check_positive(**settings: float | None) -> None:
     """Raise InputError, naming it, for a setting that is neither None nor a finite number above 0."""
     for name, value in settings.items():
-        good = value is None or (isinstance(value, int | float) and 0 < value < float("inf"))
-        if not good or isinstance(value, bool):
-            raise InputError(name, value, "a number above 0")
+        if value is not None:
+            check_number(name, value, "a number above 0")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, Matrix, cholesky, require_finite, solve_lower
+from critmass.linalg.arrays import Floats, Matrix, cholesky, require_usable, solve_lower
 from critmass.linalg.moments import scale_of
 from critmass.parts.plan import Plan
 from critmass.progress import Progress
@@ -43,7 +43,7 @@ class Dual:
     def of(cls, features: Features, split: Split, *, weights: Floats | None, standardise: bool) -> Dual:
         """Return the problem of fitting the targets of `split`; rows weigh `weights`, or 1."""
         x = np.asarray(split.x[:], dtype=np.float64)
-        require_finite("X of 'train'", x, range(len(x)))
+        require_usable("X of 'train'", x, range(len(x)))
         targets = features.targets(split)(slice(0, len(x)))
         classify = features.task == "classification"
         if classify:
@@ -67,7 +67,7 @@ class Dual:
     ) -> list[Floats]:
         """Return predictions for rows `x`, shape (n_repeats + 1, len(x), n_sizes), for each array of λ."""
         rows = np.asarray(x[:], dtype=np.float64)
-        require_finite(name, rows, range(len(rows)))
+        require_usable(name, rows, range(len(rows)))
         rows, own = plan.gather((rows - self.mean) / self.scale), plan.gather(self.x)
         found: list[list[tuple[int, int, Floats]]] = [[] for _ in grid]
         for number, group in enumerate(plan.groups):

@@ -433,7 +433,10 @@ class _Worker:
     def _result(self, cell: Cell, features: Features) -> Path:
         asked: dict[str, Any] = {**cell.asked, "memory_gib": self.memory_gib}
         if cell.kind == "pairs":
-            return cells.save_pairs(self.folder, cell.question, similarity(features, **asked).frame)
+            frame = similarity(features, **asked).frame
+            # Sizes as numbers of neurons, so that the same question in other words has the same file.
+            sizes = frame["size"].unique().sort().to_list()
+            return cells.save_pairs(self.folder, [*cell.question[:-1], {**cell.asked, "sizes": sizes}], frame)
         asked |= {"device": self.device, "progress": self.tell, "out": self.folder, "table": False}
         try:
             curve = measure(features, **asked)

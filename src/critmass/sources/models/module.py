@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.errors import InputError, said
+from critmass.io.identity import UnknownError, identity
 from critmass.sources.inputs.transforms import ImageTransform
-from critmass.sources.models.identity import UnknownError, identity
 from critmass.sources.models.networks import Images, TorchNetwork, classifier_input, frozen
 from critmass.sources.protocols import PENULTIMATE, Activations, Kind, Layer, Network, Sample, cpu_only
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from critmass.sources.models.identity import UnknownError, identity
+from critmass.io.identity import UnknownError, identity
 
 FACTOR = 2.0
 

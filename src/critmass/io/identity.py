@@ -297,11 +297,20 @@ def _release(module: str | None) -> str | None:
     package = (module or "").partition(".")[0]
     if package in sys.stdlib_module_names and package != "__main__":
         return platform.python_version()
+    if package == "critmass":  # also where it is installed to be worked on
+        return _own_version()
     for name in _distributions().get(package, ()):
         found = importlib.metadata.distribution(name)
         origin = json.loads(found.read_text("direct_url.json") or "{}")
         return None if origin.get("dir_info", {}).get("editable") else found.version
     return None
+
+
+def _own_version() -> str | None:
+    try:
+        return importlib.metadata.version("critmass")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache
