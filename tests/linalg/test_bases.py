@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -123,3 +125,48 @@ def test_products_have_the_same_bits_on_any_number_of_threads():
     assert found[0] == found[1]
     np.testing.assert_allclose(bases.times(x, basis), x @ basis, atol=1e-12)
     np.testing.assert_allclose(total, x.T @ x, atol=1e-9)
+
+
+def naive_gain(x, y, penalty, chosen, j):
+    """Return by how much neuron j lowers the ridge objective beside those chosen, by solving twice."""
+
+    def objective(neurons):
+        part = x[:, neurons]
+        w = np.linalg.solve(part.T @ part + penalty * np.eye(len(neurons)), part.T @ y)
+        return ((y - part @ w) ** 2).sum() + penalty * (w**2).sum()
+
+    return (objective(chosen) if chosen else (y**2).sum()) - objective([*chosen, j])
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**16), targets=st.integers(1, 4), worst=st.booleans())
+def test_greedy_takes_what_brute_force_takes(seed, targets, worst):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(40, 9)) @ generator.normal(size=(9, 9))
+    y = generator.normal(size=(40, targets))
+    order = bases.greedy(x.T @ x, x.T @ y, 2.0, worst=worst).tolist()
+    assert sorted(order) == list(range(9))
+    for k in range(9):
+        gains = {j: naive_gain(x, y, 2.0, order[:k], j) for j in range(9) if j not in order[:k]}
+        best = min(gains.values()) if worst else max(gains.values())
+        assert gains[order[k]] == pytest.approx(best, rel=1e-6, abs=1e-8)
+
+
+def test_the_first_50_picks_on_real_features_equal_brute_force(real_features):
+    train = real_features.splits["train"]
+    x = StandardScaler().fit_transform(np.asarray(train.x[:], dtype=np.float64))
+    y = np.eye(10)[train.y] - np.eye(10)[train.y].mean(axis=0)
+    gram, cross, penalty = x.T @ x, x.T @ y, 10.0
+    order = bases.greedy(gram, cross, penalty)
+    for k in range(50):
+        chosen = order[:k]
+        inverse = np.linalg.inv(gram[np.ix_(chosen, chosen)] + penalty * np.eye(k))
+        others = np.setdiff1d(np.arange(len(gram)), chosen)
+        # What the Schur complement says of all others at once, in place of two solutions for each.
+        left = gram[np.ix_(others, others)].diagonal() + penalty
+        left = left - np.einsum(
+            "ij,jk,ik->i", gram[np.ix_(others, chosen)], inverse, gram[np.ix_(others, chosen)]
+        )
+        residual = cross[others] - gram[np.ix_(others, chosen)] @ inverse @ cross[chosen]
+        gains = (residual**2).sum(axis=1) / left
+        assert others[gains.argmax()] == order[k]

@@ -25,18 +25,23 @@ class Plan:
         Ascending; the last is the whole layer.
     groups : sequence of PrefixGroup
         The last is the whole layer, in its own order.
+    drawn_order : array of shape (n_neurons,)
+        The neurons in the order of the first repeat; in their own where its parts are not of neurons. For
+        what is drawn for each neuron of the whole, so that their order in the layer is no matter.
     """
 
     parts: Parts
     sizes: Indices
     groups: Sequence[PrefixGroup]
+    drawn_order: Indices
 
     @classmethod
     def of(cls, parts: Parts, sizes: Indices) -> Plan:
         """Return the plan of the parts of these sizes."""
         whole = PrefixGroup(np.arange(parts.n_neurons), sizes[-1:], parts.repeats, np.array([len(sizes) - 1]))
-        groups = [group for group in parts.groups(sizes) if len(group.sizes)]
-        return cls(parts, sizes, (*groups, whole))
+        groups = parts.groups(sizes)
+        drawn = next((group.order for group in groups[:1] if group.basis is whole.basis), whole.order)
+        return cls(parts, sizes, (*(group for group in groups if len(group.sizes)), whole), drawn)
 
     @property
     def n_repeats(self) -> int:

@@ -252,15 +252,9 @@ class AllHeads:
         seed: int,
         device: Device,
     ) -> AllHeads:
-        """Return the heads at their start.
-
-        The whole takes its neurons in the order of the first group, where that is one of neurons, so that
-        their order in the layer is no matter.
-        """
+        """Return the heads at their start."""
         *groups, whole = plan.groups
-        if groups and groups[0].basis is whole.basis:
-            whole = replace(whole, order=groups[0].order)
-        jobs = [(replace(whole, repeat=WHOLE), slice(None))]
+        jobs = [(replace(whole, order=plan.drawn_order, repeat=WHOLE), slice(None))]
         for runs in itertools.zip_longest(*(side_by_side(group.sizes) for group in groups)):
             jobs += [(group, run) for group, run in zip(groups, runs, strict=True) if run is not None]
         heads = []
