@@ -19,7 +19,8 @@ from critmass.linalg import arrays
 from critmass.linalg.arrays import Device
 from critmass.parts.parts import make_parts, resolve_sizes
 from critmass.scores import make_score
-from critmass.scores.nearest import TIE, Search
+from critmass.scores.found import TIE
+from critmass.scores.nearest import Search
 from critmass.scores.neighbours import NEIGHBOURS
 from critmass.scores.protocols import Run
 from critmass.testing import made_up

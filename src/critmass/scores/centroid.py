@@ -72,7 +72,8 @@ class Centroid:
         out = {}
         for name in features.tests:
             tally = tally_on(features, name, self.metric, shape)
-            for near in search.run(features.splits[name].x, f"X of {name!r}", 1, run):
+            x = features.splits[name].x
+            for near in search.run(x, f"X of {name!r}", 1, run, distances=False):
                 tally.add(near.queries, on_all_parts(near.rows[:, :, 0], parts, sizes))
             out[name] = tally.measurement()
         return out

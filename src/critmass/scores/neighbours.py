@@ -18,10 +18,10 @@ from critmass.features.features import Features
 from critmass.linalg import rng
 from critmass.linalg.arrays import Floats, Indices, Matrix
 from critmass.parts.parts import Parts
+from critmass.scores.compared import Distance
+from critmass.scores.found import TIE
 from critmass.scores.nearest import (
     QUERY_ROWS,
-    TIE,
-    Distance,
     Near,
     Search,
     check_distance,
@@ -100,12 +100,12 @@ class KNN:
         else:
             chosen = np.full(shape, self.n_neighbours)
         search = self._search(train.x, parts, sizes)
-        counts = on_walks(chosen, parts, sizes)
+        counts, weighted = on_walks(chosen, parts, sizes), self.weights == "distance"
         out = {}
         for name in features.tests:
             tally = tally_on(features, name, self.metric, chosen[:-1].shape)
             x = features.splits[name].x
-            for near in search.run(x, f"X of {name!r}", max(counts), run):
+            for near in search.run(x, f"X of {name!r}", max(counts), run, distances=weighted):
                 predictions = self._predict(near, features, train.y, counts)
                 tally.add(near.queries, on_all_parts(predictions, parts, sizes))
             out[name] = tally.measurement(chosen={"n_neighbours": chosen[:-1]})
@@ -125,7 +125,8 @@ class KNN:
         grid = [k for k in NEIGHBOURS if k <= fit.x.shape[0]]
         scores = np.zeros((len(grid), *shape))
         search = self._search(fit.x, parts, sizes)
-        for near in search.run(validation.x, "X of 'validation'", grid[-1], run):
+        weighted = self.weights == "distance"
+        for near in search.run(validation.x, "X of 'validation'", grid[-1], run, distances=weighted):
             for score, k in zip(scores, grid, strict=True):
                 predictions = self._predict(near, features, fit.y, [k] * len(near.rows))
                 score += credit.total(on_all_parts(predictions, parts, sizes), near.queries)
@@ -220,7 +221,7 @@ class NeighbourOverlap:
             rows = _evenly(split.x.shape[0], self.n_queries, rng.stream(run.seed, "queries", name))
             credit = np.empty((parts.repeats, len(sizes), len(rows)))
             queries = split.take(rows).x
-            for near in search.run(queries, f"X of {name!r}", k, run):
+            for near in search.run(queries, f"X of {name!r}", k, run, distances=False):
                 shares = on_all_parts(_shared(near.rows) / k, parts, sizes)
                 credit[:, :, near.queries] = shares[:-1].transpose(0, 2, 1)
             out[name] = Measurement.of_credits(credit, np.ones(len(rows)))
