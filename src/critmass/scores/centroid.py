@@ -16,9 +16,9 @@ from critmass.errors import InputError, said
 from critmass.features.features import Features
 from critmass.linalg.arrays import BLOCK_ROWS, Indices, blocks
 from critmass.parts.parts import Parts
+from critmass.scores.compared import Distance
 from critmass.scores.nearest import (
     QUERY_ROWS,
-    Distance,
     Search,
     check_distance,
     memory_of_search,

@@ -23,6 +23,10 @@ PAIRS = 2**18
 """Numbers of each side that are gathered at once to compare pairs of rows, but for one pair at least."""
 
 
+COARSE = 2
+"""On so few neurons rows crowd at the smallest distances: float32 is not tried."""
+
+
 @dataclass(frozen=True)
 class Track:
     """A walk to search along.
@@ -60,19 +64,17 @@ class Track:
     def sieves(self, squares: Floats, k: int) -> list[Sieve]:
         """Return a sieve for each size, for queries of these squared norms."""
         widths = np.diff(self.sizes, prepend=0)
-        return [
-            self._sieve(own, products_error(widths[: i + 1]), self.spread[i], k)
-            for i, own in enumerate(squares)
-        ]
+        return [self._sieve(i, own, products_error(widths[: i + 1]), k) for i, own in enumerate(squares)]
 
-    def _sieve(self, squares: Floats, error: float, spread: float, k: int) -> Sieve:
+    def _sieve(self, i: int, squares: Floats, error: float, k: int) -> Sieve:
+        blind, spread = self.sizes[i] <= COARSE, self.spread[i]
         if self.distance == "cosine":
             # Each of two gaps, cosines times the query's norm, is off by the error times that norm.
-            return Sieve(k, 2 * (error + TIE) * np.sqrt(squares), 0.0, blind=not in_range(squares))
+            return Sieve(k, 2 * (error + TIE) * np.sqrt(squares), 0.0, blind or not in_range(squares))
         # A gap is off by error * (|q|² + |x|²) / 2, where |x|² is at most 4 (|q|² + gap), as |x - q|² is
         # |q|² + 2 gap. So is another, and the k-th gap itself is known but for as much.
         base = 6 * error * squares + TIE * (squares + spread)
-        return Sieve(k, base, 5 * error, blind=not in_range(squares + spread))
+        return Sieve(k, base, 5 * error, blind or not in_range(squares + spread))
 
     def singles(self, x: Singles) -> Block:
         """Return a block of the database, columns first, ready to be compared in float32."""
@@ -237,7 +239,7 @@ class Asked:
                 sieve.waiting.clear()
 
     def look(self, track: Track, x: Floats, first: int) -> None:
-        """Measure in float64 what is in doubt on one track, as far as a block holds it, rows `first` and on."""
+        """Measure in float64 what is in doubt on one track, as far as a block has it, rows `first` and on."""
         for i, size in enumerate(track.sizes):
             doubt = self.doubts.get(track.first + i)
             if doubt is None:
@@ -289,7 +291,9 @@ class Asked:
     def _distances(self, part: int, gaps: np.ndarray, query: Indices) -> Floats:
         """Return the distances of these queries' gaps, infinite where gaps are."""
         far = np.isinf(gaps)
-        distances = self.found.offset[part][query] + self.found.slope[part][query] * np.where(far, 0.0, gaps)
+        distances: Floats = self.found.offset[part][query] + self.found.slope[part][query] * np.where(
+            far, 0.0, gaps
+        )
         distances[far] = np.inf
         return distances
 

@@ -5,14 +5,15 @@ product as wide as the layer, for each order. Distances that differ by float64's
 equal, and of equals the lower row number is nearer: so the neighbours are the same rows whatever the order of
 the neurons, the container of the rows, the threads and the device.
 
-A block of the database is compared with a block of queries at a time, on the CPU with NumPy twice. A first pass
-in float32 sifts out all but the rows that its rounding error cannot rule out (sieve.py); a second one looks, in
-float64, at those whose order is still in doubt, and searches the few parts for which float32 is of no use
-(found.py). Other devices search all parts in float64. No index, no approximation, nothing of labels.
+A block of the database is compared with a block of queries at a time, on the CPU with NumPy twice. A first
+pass in float32 sifts out all but the rows that its rounding error cannot rule out (sieve.py); a second one
+looks, in float64, at those whose order is still in doubt, and searches the few parts for which float32 is of
+no use (found.py). Other devices search all parts in float64. No index, no approximation, nothing of labels.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from critmass.linalg.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Ma
 from critmass.linalg.moments import mean_and_variance, scale_of
 from critmass.parts.parts import Parts
 from critmass.progress import counted
-from critmass.scores.compared import PAIRS, Asked, Distance, Track
+from critmass.scores.compared import PAIRS, Asked, Block, Distance, Track
 from critmass.scores.protocols import Run, share_whole
 from critmass.scores.sieve import FEW, WAITING, Singles
 
@@ -229,4 +230,8 @@ def _look(
         blind = sorted({i for asked in batch for i in asked.blind(track)})
         if blind:
             block = track.doubles(on_device, blind, device)
-            each(lambda asked, block=block: asked.search(block, first, device.xp), batch)
+            each(functools.partial(_search, block, first, device), batch)
+
+
+def _search(block: Block, first: int, device: Device, asked: Asked) -> None:
+    asked.search(block, first, device.xp)

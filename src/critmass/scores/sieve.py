@@ -86,9 +86,8 @@ class Sieve:
         if self.blind:
             return
         n, width = gaps.shape
-        if self.limit is None:
-            self._lower(kth_at_most(gaps, self.k))
-        near = np.flatnonzero(gaps <= self.limit[:, None])
+        limit = self._lower(kth_at_most(gaps, self.k)) if self.limit is None else self.limit
+        near = np.flatnonzero(gaps <= limit[:, None])
         if len(near) == 0:
             return
         crowd = 4 * (self.k + FEW)
@@ -131,8 +130,9 @@ class Sieve:
     def _margin(self, kth: Floats) -> Floats:
         return self.base + self.rate * np.clip(kth, 0.0, np.finfo(np.float64).max)
 
-    def _lower(self, kth: Floats) -> None:
+    def _lower(self, kth: Floats) -> Singles:
         self.limit = (kth + self._margin(kth)).astype(np.float32)
+        return self.limit
 
     def _count(self) -> int:
         return sum(len(query) for query, _, _ in self.waiting)
@@ -142,9 +142,8 @@ class Sieve:
         if not self.waiting:
             return
         rows, gaps = self._table()
-        self._lower(np.sort(gaps, axis=1)[:, self.k - 1].astype(np.float64))
-        assert self.limit is not None  # noqa: S101
-        query, place = np.nonzero((gaps <= self.limit[:, None]) & (gaps < np.inf))
+        limit = self._lower(np.sort(gaps, axis=1)[:, self.k - 1].astype(np.float64))
+        query, place = np.nonzero((gaps <= limit[:, None]) & (gaps < np.inf))
         self.waiting[:] = [(query, rows[query, place], gaps[query, place])]
         if len(query) > len(rows) * (1.5 * self.k + FEW):
             self.give_up()
