@@ -19,7 +19,7 @@ from critmass.scores.sieve import RANGE, Sieve, Singles, in_range, products_erro
 
 Distance = Literal["cosine", "euclidean"]
 
-PAIRS = 2**18
+PAIRS = 2**16
 """Numbers of each side that are gathered at once to compare pairs of rows, but for one pair at least."""
 
 
@@ -189,13 +189,18 @@ class Asked:
     doubts: dict[int, Doubt]
 
     @classmethod
-    def start(cls, queries: slice, x: Floats, tracks: Sequence[Track], k: int, device: Device) -> Asked:
-        """Return what is known before any row; `x` are the queries, columns first."""
+    def start(
+        cls, queries: slice, x: Floats, tracks: Sequence[Track], k: int, device: Device, *, sift: bool
+    ) -> Asked:
+        """Return what is known before any row; `x` are the queries, columns first.
+
+        `sift` says whether float32 is to be tried.
+        """
         on_device = device.put(x)
         lines = [track.lines(on_device, device) for track in tracks]
         squares, offset, slope = (device.xp.concat(values) for values in zip(*lines, strict=True))
         found = Found.start(offset, slope, k, device)
-        if device.torch_name is not None:
+        if not sift:
             blind = [Sieve(k, np.zeros(0), 0.0, blind=True) for _ in range(len(squares))]
             return cls(queries, -on_device, np.empty((0, 0), dtype=np.float32), found, blind, {})
         sieves = [

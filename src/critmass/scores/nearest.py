@@ -8,7 +8,8 @@ the neurons, the container of the rows, the threads and the device.
 A block of the database is compared with a block of queries at a time, on the CPU with NumPy twice. A first
 pass in float32 sifts out all but the rows that its rounding error cannot rule out (sieve.py); a second one
 looks, in float64, at those whose order is still in doubt, and searches the few parts for which float32 is of
-no use (found.py). Other devices search all parts in float64. No index, no approximation, nothing of labels.
+no use (found.py). Other devices, and databases of one block, are searched in float64 throughout. No index, no
+approximation, nothing of labels.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from critmass.linalg.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Ma
 from critmass.linalg.moments import mean_and_variance, scale_of
 from critmass.parts.parts import Parts
 from critmass.progress import counted
-from critmass.scores.compared import PAIRS, Asked, Block, Distance, Track
+from critmass.scores.compared import Asked, Block, Distance, Track
 from critmass.scores.protocols import Run, share_whole
-from critmass.scores.sieve import FEW, WAITING, Singles
+from critmass.scores.sieve import FEW, Singles
 
 DISTANCES = ("cosine", "euclidean")
 
@@ -87,14 +88,16 @@ def memory_of_search(
     n_rows: int, n_queries: int, k: int, parts: Parts, sizes: Indices
 ) -> tuple[float, float]:
     """Return the bytes that a search of `n_rows` rows needs: with no query, and for a block of queries."""
-    n_parts = sum(len(walk.places) for walk in parts.walks(sizes))
+    walks = [walk for walk in parts.walks(sizes) if len(walk.sizes)]
+    n_parts = sum(len(walk.sizes) for walk in walks)
     rows, queries = min(n_rows, BLOCK_ROWS), min(n_queries, QUERY_ROWS)
-    block = 8 * rows * (4 * parts.n_columns + WALKS * (2 * parts.n_neurons + 2 * len(sizes)))
+    in_order = sum(len(walk.sizes) + int(walk.sizes[-1]) / 2 for walk in walks[-WALKS:])
+    block = 8 * rows * (3 * parts.n_columns + in_order)
     # The k nearest, what waits to be sorted among them, and what makes distances of gaps.
-    kept = 2 * k + 3 * (WAITING * k + FEW) + 3
+    kept = 2 * k + 2 * (k + FEW) + 3
     # Two products, and the distances that are near.
-    compared = 3 * rows + 4 * k
-    return block, 8 * (queries * (3 * parts.n_columns + n_parts * kept + compared) + 3 * PAIRS)
+    compared = 2 * rows + 4 * k
+    return block, 8 * queries * (2 * parts.n_columns + n_parts * kept + compared)
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,10 @@ class Search:
         passes = -(-queries.shape[0] // (held * QUERY_ROWS))
         count = counted(run.progress, f"neighbours of {name}", 2 * passes * n)
         waiting = self._blocks(queries, name, QUERY_ROWS)
+        sift = device.torch_name is None and n > BLOCK_ROWS
         while batch := [
-            Asked.start(rows, block, tracks, k, device) for rows, block in itertools.islice(waiting, held)
+            Asked.start(rows, block, tracks, k, device, sift=sift)
+            for rows, block in itertools.islice(waiting, held)
         ]:
             with at_once(device) as each:
                 if any(not sieve.blind for asked in batch for sieve in asked.sieves):
