@@ -60,8 +60,9 @@ def test_weights_count_as_repeated_rows():
         bases.principal(repeated, None, standardise=True),
         atol=1e-8,
     )
-    for order in (bases.by_variance, bases.by_norm):
-        assert order(x, weights).tolist() == order(repeated, None).tolist()
+    for what in ("variance", "norm"):
+        by_weight, by_rows = bases.sorted_by(what, x, weights), bases.sorted_by(what, repeated, None)
+        assert by_weight.tolist() == by_rows.tolist()
 
 
 def test_orders_are_those_of_a_loop(digits):
@@ -69,7 +70,10 @@ def test_orders_are_those_of_a_loop(digits):
         variances = [float(np.var(column)) for column in x.T]
         norms = [float(np.linalg.norm(column)) for column in x.T]
         # Constant pixels of digits tie at 0; of equals the first comes first.
-        for values, found in ((variances, bases.by_variance(x, None)), (norms, bases.by_norm(x, None))):
+        for values, found in (
+            (variances, bases.sorted_by("variance", x, None)),
+            (norms, bases.sorted_by("norm", x, None)),
+        ):
             assert found.tolist() == sorted(range(x.shape[1]), key=lambda i: -values[i])
 
 

@@ -65,8 +65,10 @@ def test_a_function_that_returns_matrices(features):
 @pytest.mark.parametrize("score", ["ridge", "lda", "cka", "cka-biased", "knn", "logistic"])
 def test_a_matrix_with_fewer_columns_than_neurons(features, score):
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
-    every = cm.measure(features, score=score, parts=basis, sizes=[2, 5])
-    few = cm.measure(features, score=score, parts=basis[:, :5], sizes=[2, 5])
+    # λ that is chosen is in proportion to the mean variance of a basis's columns.
+    fixed = {"regularisation": 1.0} if score in ("ridge", "lda", "logistic") else {}
+    every = cm.measure(features, score=score, parts=basis, sizes=[2, 5], **fixed)
+    few = cm.measure(features, score=score, parts=basis[:, :5], sizes=[2, 5], **fixed)
     np.testing.assert_allclose(few.measurement.scores[0, :2], every.measurement.scores[0, :2], atol=1e-9)
     assert few.measurement.scores[0, 2] == few.whole == every.whole  # then the whole is the whole
     named = cm.measure(features, score=score, parts=basis[:, :5])

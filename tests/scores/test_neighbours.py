@@ -21,7 +21,8 @@ from critmass.parts.families import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import make_score
-from critmass.scores.nearest import TIE, Search
+from critmass.scores.found import TIE
+from critmass.scores.nearest import Search
 from critmass.scores.neighbours import NEIGHBOURS
 from critmass.scores.protocols import Run
 from critmass.testing import made_up
@@ -224,6 +225,64 @@ def test_an_outlier_and_an_offset_do_no_harm():
     replaced = (expected == 3).any(axis=1)
     assert (rows[0] == expected)[~replaced].all()
     assert not (rows[0] == 3).any()
+
+
+def by_the_rule(x, queries, k, distance):
+    """Return the k nearest rows in extended precision, and for which queries rounding decides."""
+    exact = distances(x.astype(np.longdouble), queries.astype(np.longdouble), distance)
+    if distance == "euclidean":
+        centre = x.mean(axis=0)
+        squares = ((queries - centre) ** 2).sum(axis=1) + ((x - centre) ** 2).sum(axis=1).mean()
+        exact = exact / squares[:, None]
+    order = np.argsort(exact, axis=1, kind="stable")[:, : k + 20]
+    steps = np.diff(np.take_along_axis(exact, order, axis=1), axis=1)
+    runs = np.cumsum(steps > TIE, axis=1)
+    runs = np.concatenate([np.zeros((len(runs), 1), dtype=int), runs], axis=1)
+    rows = np.sort(runs * len(x) + order, axis=1)[:, :k] % len(x)
+    return rows, ((steps > TIE / 10) & (steps < 3 * TIE))[:, : k + 8].any(axis=1)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("apart", [0.0, 1e-15, 1e-9, 1e-8, 1e-7])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_rows_that_float32_cannot_tell_apart_are_in_the_order_of_float64(distance, apart, offset):
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(300, 40)) + offset
+    x = np.concatenate([x + apart * generator.normal(size=x.shape) for _ in range(8)])
+    x = x[generator.permutation(len(x))]
+    queries = np.concatenate([generator.normal(size=(60, 40)) + offset, x[:20]])
+    rows, _ = found(x, queries, 12, distance=distance, sizes=[3, 11])
+    compared = 0
+    for part, size in enumerate((3, 11, 40)):
+        expected, decided = by_the_rule(x[:, :size], queries[:, :size], 12, distance)
+        np.testing.assert_array_equal(rows[part][~decided], expected[~decided])
+        compared += (~decided).sum()
+    # Far from the origin cosines hardly differ, and rounding decides nearly all.
+    assert compared > 60 or (offset > 0 and distance == "cosine")
+
+
+@needs_torch
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_sifting_finds_what_float64_finds(distance, standardise):
+    """Torch searches everything in float64: duplicates, crowds, rows of zeros, sorted and extreme rows."""
+    generator = np.random.default_rng(2)
+    x = np.maximum(generator.normal(size=(6000, 24)) - 0.5, 0)
+    x[5000:5300] = x[:300]
+    x[:400] *= 1e-25
+    x[1000:1010] *= 1e8
+    x[3000:4000] = np.round(x[3000:4000])
+    x = np.concatenate([x[np.argsort(x[:, 0])], x[:500] + 1e-9 * generator.normal(size=(500, 24))])
+    queries = np.concatenate(
+        [x[::23], np.zeros((2, 24)), 1e-25 * x[:9], np.maximum(generator.normal(size=(99, 24)), 0)]
+    )
+    asked = {"distance": distance, "standardise": standardise, "sizes": [1, 3, 8, 20]}
+    parts = make_parts("random", 24, repeats=2)
+    (rows, near), (expected, gaps) = (
+        found(x, queries, 15, parts=parts, **asked, device=Device(name)) for name in ("cpu", "torch:cpu")
+    )
+    assert (rows == expected).all()
+    np.testing.assert_allclose(near, gaps, atol=TIE)
 
 
 @needs_torch

@@ -231,11 +231,6 @@ class Given:
     random = True
     unit = "neurons"
 
-    @property
-    def name(self) -> str:
-        """Name of the function."""
-        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
-
     def make(self, whole: Whole, repeat: int) -> NDArray[Any]:
         """Return what the function returns."""
         return np.asarray(self.function(whole, repeat))
@@ -365,12 +360,12 @@ def resolve_family(family: Any, settings: Mapping[str, Any] | None) -> tuple[Fam
         return make_family(family, settings), family
     if settings:
         raise InputError("parts_settings", sorted(settings), "nothing but for a family given by its name")
-    if inspect.isclass(family) or callable(family) or hasattr(family, "make"):
-        if not isinstance(family, Family):
-            if inspect.isclass(family) or not callable(family):
-                raise InputError("parts", said(repr(family)), "a Family, made, or a function (whole, repeat)")
-            family = Given(family)
-        return family, str(getattr(family, "name", type(family).__name__))
+    if inspect.isclass(family):
+        raise InputError("parts", said(family.__name__), "a Family, made, or a function (whole, repeat)")
+    if isinstance(family, Family):
+        return family, type(family).__name__
+    if callable(family):
+        return Given(family), str(getattr(family, "__qualname__", type(family).__qualname__))
     return None, ""
 
 

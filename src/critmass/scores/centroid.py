@@ -16,10 +16,10 @@ from critmass.errors import InputError, said
 from critmass.features.features import Features
 from critmass.linalg.arrays import BLOCK_ROWS, Matrix, blocks
 from critmass.parts.plan import Plan
+from critmass.scores.compared import Distance
 from critmass.scores.head import FittedPart, no_head
 from critmass.scores.nearest import (
     QUERY_ROWS,
-    Distance,
     Search,
     check_distance,
     memory_of_search,
@@ -104,7 +104,7 @@ class CentroidFit:
 
     def predictions(self, x: Matrix, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield rows and predictions for them."""
-        for near in self.search.run(x, name, 1, self.run):
+        for near in self.search.run(x, name, 1, self.run, distances=False):
             yield near.queries, on_all_parts(near.rows[:, :, 0], self.search.plan)
 
     def part(self, _repeat: int, _size: int, /) -> FittedPart:
