@@ -8,31 +8,24 @@ import numpy as np
 import pytest
 
 import critmass as cm
-from critmass.parts.parts import make_parts
+from critmass.parts.families import make_parts
+from critmass.parts.plan import Plan
 from critmass.scores import SCORES, Run, make_score
 from critmass.testing import made_up
 
-QUICK = {"sgd": {"epochs": 2}, "logistic": {"iterations": 20}}
 
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("way", ["moments", "rows"])
 @pytest.mark.parametrize("family", ["random", "random-projection"])
-@pytest.mark.parametrize("n", [200, 2000])  # 7 batches of the minibatch estimator
-@pytest.mark.parametrize("name", SCORES)
-def test_the_peak_is_about_what_the_score_says(name, n, family, way):
-    d, score = 256, make_score(name, QUICK.get(name))
-    x, y = made_up(n=600 + n, d=d, dtype=np.float32)
-    n_train = 200 if n == 200 else 600
-    fs = cm.Features.from_arrays((x[:n_train], y[:n_train]), test=(x[-n:], y[-n:]))
-    parts = make_parts(family, d, repeats=3, train=fs.splits["train"])
-    sizes = parts.resolve([20, 100])
-    stated = score.memory(fs, parts, sizes).get(way, np.inf)
-    if np.isinf(stated):
-        pytest.skip("no way")
+@pytest.mark.parametrize("name", [name for name in SCORES if name.startswith("cka")])
+def test_many_batches_and_groups_take_no_more_than_cka_says(name, family):
+    """7 batches of the minibatch estimator, 32 groups of the jackknife."""
+    x, y = made_up(n=2600, d=256, dtype=np.float32)
+    fs = cm.Features.from_arrays((x[:600], y[:600]), test=(x[600:], y[600:]))
+    parts = make_parts(family, 256, repeats=3, features=fs)
+    score, plan = make_score(name), Plan.of(parts, parts.resolve([20, 100]))
+    ((way, stated),) = score.memory(fs, plan).items()
     tracemalloc.start()
     try:
-        getattr(score, f"from_{way}")(fs, parts, sizes, Run(memory=1.01 * stated))
+        score.measure(fs, plan, Run(memory=1.01 * stated, way=way))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

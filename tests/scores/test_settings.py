@@ -125,11 +125,11 @@ class Theirs:
     def __init__(self, value, work=None):
         self.value, self.work = value, work
 
-    def memory(self, features, parts, sizes):
+    def memory(self, features, plan):
         return {"rows": 0.0}
 
-    def from_rows(self, features, parts, sizes, run: Run):
-        shape = (parts.repeats, len(sizes))
+    def measure(self, features, plan, run: Run):
+        shape = (plan.n_repeats, len(plan.sizes))
         return {
             "test": Measurement(np.full(shape, self.value), self.value, None, 0, np.ones(shape, dtype=bool))
         }
