@@ -22,7 +22,7 @@ CORE := $(addprefix tests/, features/ parts/test_parts.py curves/test_redundancy
 KEEP_MEMORY := MALLOC_TOP_PAD_=268435456 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint bench bench-gpu probes intervals throughput study docs attacks toys dist dist-toy clean
+.PHONY: setup demo test lint bench bench-gpu probes diffusion intervals throughput study docs attacks toys dist dist-toy clean
 
 setup: $(VENV)/.dev
 
@@ -51,6 +51,9 @@ probes: $(CLAIMS)/.claims
 throughput: $(CLAIMS)/.claims
 	$(CLAIMS)/bin/python benchmarks/extraction.py --data $(DATA)
 
+diffusion: $(CLAIMS)/.claims
+	$(CLAIMS)/bin/python benchmarks/diffusion.py --data $(DATA)
+
 intervals: $(CLAIMS)/.claims
 	$(CLAIMS)/bin/python benchmarks/intervals.py
 
@@ -65,7 +68,7 @@ attacks: $(CLAIMS)/.claims
 
 # All of these on a handful of rows, into a folder that is thrown away: to know that they run.
 toys: $(CLAIMS)/.claims
-	set -e; for each in bench probes extraction intervals results figure attacks; do \
+	set -e; for each in bench probes diffusion extraction intervals results figure attacks; do \
 		$(KEEP_MEMORY) $(CLAIMS)/bin/python benchmarks/$$each.py --toy; \
 	done
 	$(CLAIMS)/bin/python benchmarks/gpu.py --toy --device torch:cpu

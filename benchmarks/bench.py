@@ -14,7 +14,7 @@ import platform
 import claims
 from bench_logistic import logistic
 from bench_others import cka, neighbours, sgd
-from bench_ridge import memory, ridge
+from bench_ridge import greedy, lda, memory, ridge
 from features import banking77, cifar10, mnist
 from scaling import plot
 from subject import Subject
@@ -31,6 +31,8 @@ def main() -> None:
         counts = [(35, 35, 84), (21, 21, 42), (53, 53, 168)]
         for subject, fits in zip(subjects, counts, strict=True):
             ridge(subject)
+            lda(subject)
+            greedy(subject)
             logistic(subject, fits)
             sgd(subject)
             neighbours(subject)

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from subject import Part, Subject
 from timing import take_turns
 
-from critmass.scores import cka as cka_of
+from critmass.scores import hsic
 
 UNTIED = 12
 """Neurons on which distances hardly tie."""
@@ -61,8 +61,8 @@ def cka(subject: Subject) -> None:
     """Add the rows of CKA at every size, beside one product and over a loop."""
     x = subject.raw.astype(np.float64)
 
-    def ours(estimator: cka_of.Estimator) -> object:
-        return cka_of.prefixes(cka_of.kernel(x, estimator), subject.orders, np.array(subject.all))
+    def ours(estimator: hsic.Estimator) -> object:
+        return hsic.prefixes(hsic.kernel(x, estimator), subject.orders, np.array(subject.all))
 
     product, biased, debiased = take_turns(
         lambda: x.T @ x, lambda: ours("biased"), lambda: ours("debiased"), turns=subject.turns

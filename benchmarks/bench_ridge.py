@@ -8,12 +8,14 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
 from subject import Part, Subject
 from timing import take_turns
 
 from critmass.linalg.moments import accumulate
-from critmass.scores.ridge import PENALTIES
+from critmass.parts.making import make_parts
+from critmass.scores.moment_probes import PENALTIES
 
 PER_ROW = 0.01
 
@@ -52,13 +54,45 @@ def ridge(subject: Subject) -> None:
     subject.agrees("ridge, one λ", subject.measure(regularisation=penalty), loop, 0.001)
 
 
+def lda(subject: Subject) -> None:
+    """Add the rows of linear discriminant analysis at a fixed λ."""
+    shrinkage = 0.1
+
+    def fit(part: Part) -> float:
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+        return model.fit(subject.x[:, part], subject.y).score(subject.xt[:, part], subject.yt)
+
+    one, paper, every = take_turns(
+        lambda: RidgeClassifier(alpha=PER_ROW * subject.n).fit(subject.x, subject.y),
+        lambda: subject.measure(score="lda", regularisation=shrinkage),
+        lambda: subject.measure("all", score="lda", regularisation=shrinkage),
+        turns=subject.turns,
+    )
+    what = "lda, one λ, {} sizes x 5 repeats, over one RidgeClassifier fit of the whole"
+    subject.at_most(what.format("paper's"), paper, one, 4)
+    subject.at_most(what.format("all"), every, one, 15)
+    loop = subject.loop(fit, subject.paper, count=11)
+    what = "loop of LinearDiscriminantAnalysis(lsqr) fits over paper's sizes x 5 repeats"
+    subject.at_least(what, loop, paper, 8)
+
+
+def greedy(subject: Subject) -> None:
+    """Add the row of the greedy order of all neurons."""
+    one, ours = take_turns(
+        lambda: RidgeClassifier(alpha=PER_ROW * subject.n).fit(subject.x, subject.y),
+        lambda: make_parts("greedy", subject.d, features=subject.features, standardise=True),
+        turns=subject.turns,
+    )
+    subject.at_most("greedy order of all neurons, over one RidgeClassifier fit of the whole", ours, one, 15)
+
+
 def memory(subject: Subject, store: Path) -> None:
     """Add the rows of peak memory: of the moments of four times the rows, and of a process that measures."""
     peaks = []
     for copies in (1, 4):
         rows = np.arange(copies * subject.n) % subject.n
         tracemalloc.start()
-        accumulate(_Repeated(subject.raw, rows), fourth=True)
+        accumulate(_Repeated(subject.raw, rows), fourth_moments=True)
         peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
         tracemalloc.stop()
     subject.add(

@@ -32,6 +32,7 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 WRITES = {
     "make bench": ("benchmarks/RESULTS.md", "docs/images/scaling.svg"),
     "make probes": ("docs/probes.md",),
+    "make diffusion": ("docs/diffusion.md", "docs/images/diffusion.svg"),
     "make throughput": ("docs/extraction.md",),
     "make intervals": ("docs/intervals.md",),
     "make study": ("docs/results.md", "docs/images/results/*.svg"),
@@ -44,16 +45,20 @@ TAKEN_OUT = "*Not measured on this source: `{}` writes what belongs here.*"
 
 MEASURING = (
     *("curves.curve", "curves.gini", "curves.inequality", "curves.measure", "curves.redundancy"),
-    *("curves.similarity", "features.features", "features.labels", "features.validation"),
+    *("curves.similarity", "curves.tolerance", "features.features", "features.labels", "features.splits"),
+    "features.validation",
     *("linalg", "parts", "scores"),
 )
-EXTRACTING = ("demo", "extraction", "features.labels", "linalg.arrays", "linalg.rng", "sources")
+EXTRACTING = (
+    *("demo", "extraction", "features.labels", "linalg.devices", "linalg.matrices", "linalg.rng", "sources"),
+)
 STORING = ("features.readers", "features.shards", "features.store", "io.files", "io.tensors")
 ROOMS = {
     "make bench": MEASURING,
     "make probes": (*MEASURING, *EXTRACTING),
+    "make diffusion": (*MEASURING, *EXTRACTING),
     "make throughput": (*EXTRACTING, *STORING),
-    "make intervals": ("curves.curve", "curves.redundancy", "linalg.arrays", "linalg.rng"),
+    "make intervals": ("curves.curve", "curves.redundancy", "curves.tolerance", "linalg.rng"),
     "make study": (*MEASURING, *EXTRACTING),
     "make docs": (*MEASURING, *EXTRACTING),
     "make attacks": (*STORING, "io.parquet", "io.records", "curves.cells", "studies"),

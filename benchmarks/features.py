@@ -55,3 +55,23 @@ def made_up_texts(folder: Path) -> Path:
             folder / f"banking77_{split}.csv"
         )
     return folder
+
+
+def wordllama(run: Run) -> cm.Features:
+    """Return wordllama's static embeddings, trained with the Matryoshka loss, on banking77, d = 256."""
+    folder = made_up_texts(run.cache / "texts") if run.toy else run.data
+    out = run.cache / "wordllama"
+    cm.extract("wordllama:", f"csv:{folder / 'banking77_*.csv'}", out=out)
+    return cm.Features.open(out, name="wordllama-banking77")
+
+
+def imagenette(run: Run) -> cm.Features:
+    """Return EfficientNet-Lite0 on Imagenette, 1,500 training and 600 test images, d = 1,280."""
+    out = run.cache / "imagenette"
+    cm.extract(
+        "lite0:",
+        f"folder:{run.data / 'imagenette224.zip'}",
+        out=out,
+        splits={"train": "train", "test": "val"},
+    )
+    return cm.Features.open(out, name="lite0-imagenette")

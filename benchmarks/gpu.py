@@ -19,7 +19,7 @@ from scaling import made
 from timing import seconds
 
 import critmass as cm
-from critmass.linalg.arrays import resolve_device
+from critmass.linalg.devices import resolve_device
 from critmass.linalg.moments import accumulate
 from critmass.sources import open_model
 
@@ -72,7 +72,7 @@ def main() -> None:
     on = resolve_device(device)
     for label, work, operations in (
         ("moments", lambda: accumulate(x, device=on), 2 * n * d * d),
-        ("debiased CKA's moments", lambda: accumulate(x, fourth=True, device=on), 6 * n * d * d),
+        ("debiased CKA's moments", lambda: accumulate(x, fourth_moments=True, device=on), 6 * n * d * d),
     ):
         rate = operations / min(seconds(work) for _ in range(3))
         say(

@@ -30,7 +30,7 @@ def main() -> None:
     with claims.run("make study", __doc__) as run:
         asked = load_study(claims.ROOT / "studies" / f"{TOY if run.toy else STUDY}.yaml")
         folder = run.cache / "study"
-        states = study.run(asked, out=folder, data=str(run.data), progress=said)
+        states = study.run(asked, out=folder, data=str(run.data), progress=told)
         failed = [f"{cell.label}: {state.reason}" for cell, state in states if state.state != "done"]
         if failed:
             sys.exit("cells that failed:\n" + "\n".join(failed))
@@ -41,7 +41,7 @@ def main() -> None:
         run.write({"docs/results.md": text, **{f"{IMAGES}/{name}.svg": svg for name, svg in images.items()}})
 
 
-def said(what: str, done: int, total: int) -> None:
+def told(what: str, done: int, total: int) -> None:
     """Say how far the study is; its cells are few."""
     if what == "study":
         print(f"{done} of {total} cells", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from timing import Sampled, sampled
 
 import critmass as cm
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.parts.sizes import resolve_sizes
 
 REPEATS = 5

@@ -139,6 +139,7 @@ def extract_and_measure(folder: Path, pause: float) -> None:
     """
     from critmass.curves import measure as measuring
     from critmass.extraction import extract as extraction
+    from critmass.extraction import pipeline
 
     flush = os.fsync
 
@@ -146,7 +147,7 @@ def extract_and_measure(folder: Path, pause: float) -> None:
         time.sleep(3 * pause)
         flush(handle)
 
-    with mock.patch.object(os, "fsync", slow_flush), mock.patch.object(extraction, "SHARD_ROWS", 16):
+    with mock.patch.object(os, "fsync", slow_flush), mock.patch.object(pipeline, "SHARD_ROWS", 16):
         features = extraction.extract(Slow(pause), Dots(), out=folder / "store", batch_size=8)
         for score, parts in (("ridge", "random"), ("cka", "random"), ("ridge", "first"), ("cka", "first")):
             measuring.measure(

@@ -56,7 +56,7 @@ class BrokenPackageError(CritmassError, ImportError):
     """An optional dependency is installed and cannot be imported."""
 
     def __init__(self, package: str, error: BaseException, *, purpose: str) -> None:
-        found = f"{type(error).__name__}: {_short(said(str(error)))}"
+        found = f"{type(error).__name__}: {_short(verbatim(str(error)))}"
         if "torchvision::" in str(error):
             # Whichever package was asked for: several import torchvision, and fail with it.
             cause = f"torchvision, whose compiled operators are built for another torch ({found})"
@@ -137,7 +137,7 @@ class _Verbatim(str):
     """Text that an error shows as it is, without quotes."""
 
 
-def said(text: str) -> str:
+def verbatim(text: str) -> str:
     """Mark `text` as a description rather than a value, so that an error shows it without quotes."""
     return _Verbatim(text)
 

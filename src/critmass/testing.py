@@ -20,8 +20,9 @@ import pytest
 from critmass.curves.measure import measure
 from critmass.errors import InputError
 from critmass.features.features import Features
-from critmass.linalg.arrays import Floats, Indices, resolve_device
-from critmass.parts.families import make_parts
+from critmass.linalg.devices import resolve_device
+from critmass.linalg.matrices import Floats, Indices
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run, Score, make_score

@@ -9,7 +9,7 @@ import pytest
 
 import critmass as cm
 from critmass.curves.cells import load_curves
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.report import charts, write_report
 from critmass.scores import SCORES, Run, make_score

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from critmass.errors import InputError, MissingExtraError, StoreError
 from critmass.extraction import extract as extraction
+from critmass.extraction import pipeline
 from critmass.extraction.extract import extract
 from critmass.features import shards
 from critmass.features.features import Features
@@ -108,7 +109,7 @@ SIZES = {"train": 45, "test": 20, "v2": 7}
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "SHARD_ROWS", 16)
+    monkeypatch.setattr(pipeline, "SHARD_ROWS", 16)
 
 
 def direct(model: Projector, pixels: np.ndarray) -> np.ndarray:
@@ -281,8 +282,8 @@ def test_a_shard_is_a_sixteenth_of_a_split_within_bounds(
     n: int, width: int, dtype: str, expected: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "SHARD_ROWS", 8192)
-        assert extraction._shard_rows({"train": n, "test": n // 5}, width, dtype) == expected
+        patch.setattr(pipeline, "SHARD_ROWS", 8192)
+        assert pipeline.shard_rows_for({"train": n, "test": n // 5}, width, dtype) == expected
 
 
 def untouched(model: Projector, dots: Dots, folder: Path) -> None:

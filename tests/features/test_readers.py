@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from critmass.errors import InputError, StoreError
 from critmass.features import readers
 from critmass.features.features import Features
-from critmass.linalg.arrays import available_memory
+from critmass.linalg.devices import available_memory
 
 X, Y = blobs(60, 4)
 XT, YT = blobs(20, 4, seed=1)

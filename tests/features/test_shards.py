@@ -21,7 +21,7 @@ from helpers_data import blobs
 from critmass.features import shards
 from critmass.features.features import Features
 from critmass.features.shards import rows_of_a_shard
-from critmass.linalg.arrays import RowSubset
+from critmass.linalg.matrices import RowSubset
 
 X, Y = blobs(90, 4)
 

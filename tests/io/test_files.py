@@ -28,8 +28,8 @@ from critmass.errors import (
     MissingExtraError,
     StoreError,
     require,
-    said,
     unknown,
+    verbatim,
 )
 from critmass.io.files import (
     LONGEST_NAME,
@@ -240,7 +240,7 @@ def test_an_input_error_has_four_pieces_on_one_line() -> None:
         "give a share",
     )
     assert str(InputError("delta", "x", "numbers")) == "delta: found 'x'; allowed: numbers"
-    assert str(InputError("X", said("shape (3,)"), "2 dimensions")) == (
+    assert str(InputError("X", verbatim("shape (3,)"), "2 dimensions")) == (
         "X: found shape (3,); allowed: 2 dimensions"
     )
     assert isinstance(error, CritmassError)
@@ -249,7 +249,7 @@ def test_an_input_error_has_four_pieces_on_one_line() -> None:
 
 
 def test_a_found_value_is_cut_and_stays_on_one_line() -> None:
-    message = str(InputError("x", said("line\nbreak " + 1000 * "a"), "less"))
+    message = str(InputError("x", verbatim("line\nbreak " + 1000 * "a"), "less"))
     assert "\n" not in message
     assert message.startswith("x: found line break aaa")
     assert message.endswith("aaa...; allowed: less")
@@ -289,8 +289,8 @@ def test_a_missing_extra_says_how_to_get_it() -> None:
     assert require("json", package="json", extra="x", purpose="y").loads("1") == 1
     with pytest.raises(MissingExtraError) as caught:
         require("no_such_module_here", package="no-such", extra="demo", purpose="the model lite0:")
-    said, command = str(caught.value).split("; next: pip install ")
-    assert said == 'the model lite0: needs the package "no-such"'
+    message, command = str(caught.value).split("; next: pip install ")
+    assert message == 'the model lite0: needs the package "no-such"'
     assert set(shlex.split(command)) == asked_of_pip("demo")
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, CritmassError)

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 import critmass as cm
 from critmass.linalg import bases
-from critmass.linalg.arrays import add_product
+from critmass.linalg.kernels import add_product
 from critmass.testing import made_up
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from critmass.errors import InputError
-from critmass.linalg.arrays import BLOCK_ROWS, Device
+from critmass.linalg.devices import Device
+from critmass.linalg.matrices import BLOCK_ROWS
 from critmass.linalg.moments import Moments, accumulate, shift_of
 from critmass.testing import made_up
 
@@ -34,7 +35,7 @@ def test_parts_of_the_rows_add_up_to_all_of_them(seed, n, cut):
     shift = shift_of(x)
 
     def of(rows):
-        (moments,) = accumulate(x[rows], targets=lambda r: target[rows][r], fourth=True, shift=shift)
+        (moments,) = accumulate(x[rows], targets=lambda r: target[rows][r], fourth_moments=True, shift=shift)
         return moments
 
     whole, first, second = of(slice(0, n)), of(slice(0, cut)), of(slice(cut, n))
@@ -59,7 +60,7 @@ def test_the_sums_themselves_weighted_and_over_blocks():
 
 def test_fourth_order_sums():
     x, _ = made_up(n=30, d=4)
-    (m,) = accumulate(x, fourth=True)
+    (m,) = accumulate(x, fourth_moments=True)
     z = x - m.shift
     np.testing.assert_allclose(m.squares, (z**2).T @ z**2)
     np.testing.assert_allclose(m.mixed, z.T @ z**2, atol=1e-6 * np.abs(z.T @ z**2).max())
@@ -67,10 +68,10 @@ def test_fourth_order_sums():
 
 def test_roles_split_one_pass():
     x, target = np.split(np.random.default_rng(0).normal(size=(50, 6)) + 1, [4], axis=1)
-    roles = np.arange(50) % 3
-    found = accumulate(x, targets=lambda rows: target[rows], roles=roles)
+    group_index = np.arange(50) % 3
+    found = accumulate(x, targets=lambda rows: target[rows], group_index=group_index)
     for role, moments in enumerate(found):
-        rows = roles == role
+        rows = group_index == role
         (alone,) = accumulate(x[rows], targets=lambda r, rows=rows: target[rows][r], shift=moments.shift)
         close(moments, alone)
 
@@ -91,7 +92,7 @@ def test_memory_does_not_grow_with_rows():
     peaks = []
     for n in (4 * BLOCK_ROWS, 40 * BLOCK_ROWS):
         tracemalloc.start()
-        accumulate(Endless(n), fourth=True)
+        accumulate(Endless(n), fourth_moments=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
@@ -109,7 +110,7 @@ def test_what_does_not_add_is_refused():
     (a,), (b,) = accumulate(x), accumulate(x, shift=np.zeros(3))
     with pytest.raises(InputError, match="different shifts"):
         a + b
-    (c,) = accumulate(x, fourth=True)
+    (c,) = accumulate(x, fourth_moments=True)
     with pytest.raises(InputError, match="squares in one only"):
         a + c
 
@@ -125,7 +126,7 @@ def test_torch_sums_what_numpy_sums():
     pytest.importorskip("torch")
     x, y = made_up(n=BLOCK_ROWS + 50, d=7)
     weights, target = np.linspace(0.5, 2, len(x)), np.column_stack([y, y**2]).astype(float)
-    for options in ({"fourth": True}, {"weights": weights, "targets": lambda rows: target[rows]}):
+    for options in ({"fourth_moments": True}, {"weights": weights, "targets": lambda rows: target[rows]}):
         (one,), (other,) = (accumulate(x, device=Device(name), **options) for name in ("cpu", "torch:cpu"))
         for entry in dataclasses.fields(one):
             mine, theirs = getattr(one, entry.name), getattr(other, entry.name)

@@ -9,7 +9,8 @@ import pytest
 
 import critmass as cm
 from critmass.curves.cells import load_cell, save_cell
-from critmass.parts.families import FAMILIES, make_family, make_parts
+from critmass.parts.families import FAMILIES
+from critmass.parts.making import make_family, make_parts
 from critmass.parts.plan import Plan
 from critmass.scores import SCORES, Run, make_score
 from critmass.testing import made_up

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import critmass as cm
-from critmass.parts import families
+from critmass.parts import making
 from critmass.testing import made_up
 
 D = 14
@@ -116,12 +116,12 @@ def test_settings_of_a_family_by_name(features, tmp_path):
 
 def test_families_of_other_packages(features, monkeypatch):
     points = [
-        importlib.metadata.EntryPoint("every-other", f"{__name__}:EveryOther", families.ENTRY_POINTS),
-        importlib.metadata.EntryPoint("rotation", f"{__name__}:rotation", families.ENTRY_POINTS),
+        importlib.metadata.EntryPoint("every-other", f"{__name__}:EveryOther", making.ENTRY_POINTS),
+        importlib.metadata.EntryPoint("rotation", f"{__name__}:rotation", making.ENTRY_POINTS),
     ]
     monkeypatch.setattr(importlib.metadata.EntryPoint, "load", lambda point: globals()[point.attr])
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    assert families.registered()["rotation"].startswith("from ")
+    assert making.registered()["rotation"].startswith("from ")
     curve = cm.measure(features, parts="every-other", parts_settings={"odd": True}, sizes=[2])
     assert curve.indices(repeat=0, size=2).tolist() == [1, 3]
     assert cm.measure(features, parts="rotation", sizes=[2], repeats=2).repeats == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from critmass.errors import InputError
 from critmass.features.features import Features
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import PAPER_FRACTIONS, resolve_sizes
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 import critmass as cm
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.parts.parts import Orders, from_array
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run, make_score
-from critmass.scores import cka as module
+from critmass.scores import hsic as module
 from critmass.testing import made_up
 
 

@@ -10,8 +10,8 @@ from sklearn.naive_bayes import GaussianNB
 
 import critmass as cm
 from critmass import scores
-from critmass.features.features import Split
-from critmass.parts.families import make_parts
+from critmass.features.splits import Split
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.scores import Run, make_score
 from critmass.scores.ridge import Ridge

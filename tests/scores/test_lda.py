@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.scores.moment_probes import PENALTIES
 from critmass.testing import made_up
 

@@ -12,14 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass.linalg.arrays import Device
+from critmass.linalg.devices import Device
 from critmass.linalg.moments import accumulate
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run
-from critmass.scores.logistic import PENALTIES, Fitter, Logistic
-from critmass.scores.logistic_solvers import Side
+from critmass.scores.logistic import PENALTIES, Logistic
+from critmass.scores.logistic_fit import Fitter
+from critmass.scores.logistic_objective import Side
 from critmass.scores.probes import row_weights
 from critmass.testing import made_up
 
@@ -38,11 +39,12 @@ def fitted(features, penalty, *, sizes, repeats=1, score=None, run=RUN, weights=
     )
     (moments,) = accumulate(train.x, weights=weights)
     fitter = Fitter.of(
-        score,
         features,
         train,
         weights,
         moments,
+        standardise=score.standardise,
+        iterations=score.iterations,
         plan=Plan.of(parts, counts),
         run=run,
         each=lambda work, items: [work(item) for item in items],

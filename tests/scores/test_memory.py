@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import critmass as cm
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.scores import SCORES, Run, make_score
 from critmass.testing import made_up

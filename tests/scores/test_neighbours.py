@@ -15,9 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, Nearest
 from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
-from critmass.linalg import arrays
-from critmass.linalg.arrays import Device
-from critmass.parts.families import make_parts
+from critmass.linalg import devices
+from critmass.linalg.devices import Device
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import make_score
@@ -293,7 +293,7 @@ def test_torch_and_any_number_of_threads_find_the_same_rows(digits, distance, mo
     x = np.concatenate([x, x + 1])
 
     def search(device="cpu", count=2):
-        monkeypatch.setattr(arrays, "threads", lambda: count)
+        monkeypatch.setattr(devices, "threads", lambda: count)
         asked = {"distance": distance, "parts": parts, "sizes": [1, 3, 20]}
         return found(x, queries, 10, **asked, device=Device(device))
 

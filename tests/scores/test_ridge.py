@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 import critmass as cm
 from critmass.linalg.moments import accumulate
-from critmass.parts.families import make_parts
 from critmass.parts.groups import PrefixGroup
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores.linear_solvers import Coefficients, GroupProblem, Job, Sweep, coefficients

@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score
 
 import critmass as cm
 from critmass.linalg import rng
-from critmass.linalg.arrays import resolve_device
-from critmass.parts.families import make_parts
+from critmass.linalg.devices import resolve_device
+from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import Run
@@ -364,7 +364,7 @@ def test_the_number_of_threads_is_no_matter_to_the_last_bit(small_digits, monkey
     parts, sizes = make_parts("random", 64, repeats=3), [4, 30, 50, 64]
     found = []
     for count in (1, 3):
-        monkeypatch.setattr("critmass.linalg.arrays.threads", lambda count=count: count)
+        monkeypatch.setattr("critmass.linalg.devices.threads", lambda count=count: count)
         found.append(probes(SGD(epochs=2), small_digits, parts, sizes))
     assert all(found[0][key].tobytes() == found[1][key].tobytes() for key in found[0])
 

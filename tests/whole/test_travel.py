@@ -12,7 +12,7 @@ from helpers_data import blobs
 from critmass.curves.curve import Curve
 from critmass.curves.measure import measure
 from critmass.features.features import Features
-from critmass.parts.families import make_parts
+from critmass.parts.making import make_parts
 from critmass.scores import SCORES, make_score
 
 

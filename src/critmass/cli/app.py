@@ -17,7 +17,7 @@ from critmass.cli.measure import choose, measure
 from critmass.cli.printing import visible
 from critmass.cli.report import report, verify
 from critmass.cli.study import figure, study_run, study_status
-from critmass.errors import CritmassError, InputError, said
+from critmass.errors import CritmassError, InputError, verbatim
 
 app = cyclopts.App(
     name="critmass",
@@ -55,7 +55,9 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001  anything else is our fault: say so, keep the evidence
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            found = InputError(str(error.filename), said(str(error.strerror)), "a path that can be opened")
+            found = InputError(
+                str(error.filename), verbatim(str(error.strerror)), "a path that can be opened"
+            )
             print(visible(f"critmass: {found}"), file=sys.stderr)
             return 2
         with tempfile.NamedTemporaryFile(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from critmass.cli.options import Json, Reading, Tokens, sizes_of
 from critmass.cli.printing import in_json, shown, tables, visible
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 
 if TYPE_CHECKING:
     from critmass.curves.curve import Curve
@@ -81,13 +81,15 @@ def _curves(path: Path, sizes: Sequence[str], reading: Reading) -> list[Curve]:
     elif reading == Reading():
         curves = load_curves(path)
     else:
-        given = said("options that say how features are read")
+        given = verbatim("options that say how features are read")
         raise InputError(
             "path", given, "these with features", "leave them out: results are of features that were read"
         )
     shared = [curve for curve in curves if curve.measurement.by_class is not None]
     if not shared:
-        found = said(", ".join(sorted({curve.score for curve in curves})) + " without accuracies by class")
+        found = verbatim(
+            ", ".join(sorted({curve.score for curve in curves})) + " without accuracies by class"
+        )
         advice = "measure ridge, logistic or another probe of features with classes into it"
         raise InputError("path", found, "curves of probes on classes", advice)
     return shared

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from critmass.cli.options import Json
 from critmass.cli.printing import emit, shown
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 
 Kind = Literal["models", "architectures", "layers", "datasets", "scores", "parts", "figures"]
 
@@ -28,7 +28,7 @@ def list_(what: Kind, name: str | None = None, *, json: Json = False) -> None:
         Print one JSON object.
     """
     if (what == "layers") != (name is not None) and what != "scores":
-        found = said("nothing") if name is None else name
+        found = verbatim("nothing") if name is None else name
         allowed = (
             "a model after 'layers' (lite0:), a score or nothing after 'scores', nothing after the others"
         )
@@ -47,7 +47,7 @@ def list_(what: Kind, name: str | None = None, *, json: Json = False) -> None:
 
 def _named(what: Kind) -> dict[str, Any]:
     """Return names and descriptions."""
-    from critmass.parts import families
+    from critmass.parts import making
     from critmass.report import study_figures
     from critmass.sources import DATASETS, MODELS, list_architectures, zoo
 
@@ -61,7 +61,7 @@ def _named(what: Kind) -> dict[str, Any]:
         figures = {name: drawn.description for name, drawn in study_figures.FIGURES.items()}
         return figures | study_figures.TABLES
     if what == "parts":
-        return dict(families.registered())
+        return dict(making.registered())
     sources = MODELS if what == "models" else DATASETS
     found = {s.form: f"{s.description}; extra: {s.extra}" for s in sources.values()}
     if what == "models":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from critmass.cli.options import Json, Numbers
 from critmass.cli.printing import emit, print_redundancy
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 
 
 def report(results: Path, *, delta: Numbers = [0.8, 0.9, 0.95, 0.99], json: Json = False) -> None:  # noqa: B006
@@ -64,6 +64,8 @@ def verify(path: Path, *, json: Json = False) -> None:
     if checked or found.faults:
         emit(record, json=json, text="\n".join([*lines, *found.faults]))
     if found.faults:
-        raise InputError(str(path), said(f"{len(found.faults)} damaged files"), "intact ones", "see above")
+        raise InputError(
+            str(path), verbatim(f"{len(found.faults)} damaged files"), "intact ones", "see above"
+        )
     if not checked:
         raise InputError("path", str(path), "a folder with features or results of critmass in it")

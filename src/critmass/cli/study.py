@@ -8,7 +8,7 @@ from typing import Any
 
 from critmass.cli.options import Json, Tokens
 from critmass.cli.printing import emit, in_json, shown, visible
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 
 
 def study_run(
@@ -69,7 +69,7 @@ def study_run(
     failed = _print_states(states, json=json)
     if failed:
         raise InputError(
-            "study", said(f"{failed} cells failed"), "cells that can be computed", "see the reasons"
+            "study", verbatim(f"{failed} cells failed"), "cells that can be computed", "see the reasons"
         )
 
 

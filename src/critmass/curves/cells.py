@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from critmass.curves.curve import Curve
-from critmass.errors import StoreError, said
+from critmass.errors import StoreError, verbatim
 from critmass.io import parquet
 from critmass.io.files import locked
 from critmass.io.ids import content_id
@@ -134,7 +134,7 @@ def _opened(path: Path, kind: str, asked: str) -> tuple[dict[str, Any], dict[str
         version = label.get("version")
         if not isinstance(version, int) or version > VERSION:
             allowed, advice = f"version {VERSION} or lower", "upgrade critmass"
-            raise StoreError(str(path), said(f"cell version {version}"), allowed, advice)
+            raise StoreError(str(path), verbatim(f"cell version {version}"), allowed, advice)
         header, arrays = load_sealed(path)
     except DamagedError as error:
         raise _damaged(path, str(error.found)) from None
@@ -185,7 +185,10 @@ def load_curves(folder: Path) -> list[Curve]:
     paths = [path for path in cells_in(folder) if not is_cell_of_pairs(path)]
     if not paths:
         raise StoreError(
-            str(folder), said(f"no {CELLS}/*.safetensors"), "a results folder", "make one with measure --out"
+            str(folder),
+            verbatim(f"no {CELLS}/*.safetensors"),
+            "a results folder",
+            "make one with measure --out",
         )
     curves = [(load_cell(path), path.name) for path in paths]
     curves.sort(key=lambda pair: (pair[0].features, pair[0].score, pair[0].parts.family, pair[1]))
@@ -208,7 +211,7 @@ def write_table(folder: Path) -> Path:
     """
     if (folder / STATES).exists():
         advice = "choose another folder for single measurements"
-        raise StoreError(str(folder), said("the results of a study"), "a folder of your own", advice)
+        raise StoreError(str(folder), verbatim("the results of a study"), "a folder of your own", advice)
     with locked(folder / LOCK, wait=True):
         parquet.write_table(folder / TABLE, table(load_curves(folder)))
     return folder / TABLE
@@ -227,8 +230,8 @@ def check_table(folder: Path, frame: pl.DataFrame, curves: list[Curve]) -> None:
         same = frame.equals(expected)
     if not same:
         advice = "delete it: the next measurement writes it again"
-        raise StoreError(str(folder / TABLE), said("not the table over the cells"), "that table", advice)
+        raise StoreError(str(folder / TABLE), verbatim("not the table over the cells"), "that table", advice)
 
 
 def _damaged(path: Path, found: str) -> StoreError:
-    return StoreError(str(path), said(found), "a cell of results", "delete the file and measure again")
+    return StoreError(str(path), verbatim(found), "a cell of results", "delete the file and measure again")

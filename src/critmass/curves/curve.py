@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 
 from critmass.curves.redundancy import Redundancy, redundancy
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.io.ids import content_id
-from critmass.linalg.arrays import Indices
+from critmass.linalg.matrices import Indices
 from critmass.parts.parts import Parts
 from critmass.scores.protocols import Measurement
 
@@ -248,7 +248,7 @@ class Curve:
         if names is None or values is None:
             raise InputError(
                 f"by_{kind}",
-                said(f"no {'labels' if kind == 'class' else 'groups'} on {self.split!r}"),
+                verbatim(f"no {'labels' if kind == 'class' else 'groups'} on {self.split!r}"),
                 f"features with {'classes' if kind == 'class' else 'groups on the test split'}, and a probe",
             )
         shape = values.shape[:2]

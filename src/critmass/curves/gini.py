@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from critmass.linalg.arrays import Floats, Indices
+from critmass.linalg.matrices import Floats, Indices
 
 GRID_CELLS = 256, 4096
 """Fewest and most cells that accuracies of classes of different numbers of rows are laid out on."""

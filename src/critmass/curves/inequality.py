@@ -25,8 +25,8 @@ from scipy import stats
 from critmass.curves.curve import Curve
 from critmass.curves.gini import INDICES, Index, coefficient_of_variation, gini, over
 from critmass.curves.redundancy import CONFIDENCE, crossed_variance, difference_bounds
-from critmass.errors import InputError, said
-from critmass.linalg.arrays import Floats, Indices
+from critmass.errors import InputError, verbatim
+from critmass.linalg.matrices import Floats, Indices
 from critmass.scores.protocols import Measurement
 
 
@@ -88,7 +88,7 @@ def inequality(curve: Curve) -> Inequality:
     """
     measurement = curve.measurement
     if measurement.by_class is None or measurement.whole_by_class is None:
-        found = said(f"a curve of {curve.described} with no accuracies by class")
+        found = verbatim(f"a curve of {curve.described} with no accuracies by class")
         raise InputError("curve", found, "a probe on classes", "measure ridge, logistic, knn ... with labels")
     together = _within_classes(measurement, curve.metric)
     kinds = [_Shared.of("class", curve.classes, measurement, together)]

@@ -22,20 +22,13 @@ from numpy.typing import ArrayLike
 from critmass.curves import cells
 from critmass.curves.curve import Curve
 from critmass.curves.redundancy import require_something_learned
-from critmass.errors import InputError, check_name, check_number, said, unknown
+from critmass.errors import InputError, check_name, check_number, unknown, verbatim
 from critmass.features.features import Features
 from critmass.io.files import check_writable
 from critmass.io.ids import MeasureSpec, validated
-from critmass.linalg.arrays import require_memory, resolve_device
-from critmass.parts.families import (
-    FAMILIES,
-    Family,
-    Seeding,
-    Whole,
-    described,
-    described_by_array,
-    make_parts,
-)
+from critmass.linalg.devices import require_memory, resolve_device
+from critmass.parts.families import FAMILIES, Family, Seeding, Whole
+from critmass.parts.making import described, described_by_array, make_parts
 from critmass.parts.parts import recorded
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import Sizes
@@ -212,7 +205,7 @@ def measure(
 def _opened(path: Any, seed: int) -> Features:
     if not isinstance(path, str | os.PathLike):
         advice = "make features of arrays with Features.from_arrays((X, y))"
-        raise InputError("features", said(type(path).__name__), "Features or a path", advice)
+        raise InputError("features", verbatim(type(path).__name__), "Features or a path", advice)
     return Features.open(path, seed=seed)
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 from critmass.curves.tolerance import lower_bounds
 from critmass.errors import InputError, check_number
-from critmass.linalg.arrays import Floats, Indices
+from critmass.linalg.matrices import Floats, Indices
 from critmass.scores.protocols import Measurement
 
 CONFIDENCE = 0.95

@@ -18,10 +18,11 @@ from critmass.curves.measure import MEMORY_GIB
 from critmass.errors import InputError, check_number, unknown
 from critmass.features.features import Features
 from critmass.linalg import rng
-from critmass.linalg.arrays import Indices, require_memory
+from critmass.linalg.devices import require_memory
+from critmass.linalg.matrices import Indices
 from critmass.parts.sizes import resolve_sizes
-from critmass.scores.cka import ESTIMATORS, Estimator, kernel
-from critmass.scores.cka import pairs as cka_of_pairs
+from critmass.scores.hsic import ESTIMATORS, Estimator, kernel
+from critmass.scores.hsic import pairs as cka_of_pairs
 
 
 @dataclass(frozen=True)

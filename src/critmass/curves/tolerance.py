@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from critmass.errors import InputError
-from critmass.linalg.arrays import Floats
+from critmass.linalg.matrices import Floats
 
 SKEWED = 1.645
 """Scores count as skewed towards low ones where their skewness is this many standard errors below 0."""

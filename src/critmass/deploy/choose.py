@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from critmass.curves.measure import MEMORY_GIB, measure
-from critmass.errors import InputError, check_number, said, unknown
+from critmass.errors import InputError, check_number, unknown, verbatim
 from critmass.features.features import Features
 from critmass.progress import Progress
 from critmass.scores import Score
@@ -114,7 +114,7 @@ def choose_parts(
         by
     ]
     if lowest is None:
-        raise InputError("by", by, said("mean, where there are no labels to choose by"), "or give labels")
+        raise InputError("by", by, verbatim("mean, where there are no labels to choose by"), "or give labels")
     below = curve.sizes < curve.n_neurons
     aim = np.nanmin(lowest, axis=2)[:, below].reshape(repeats, candidates, -1)
     mean = found.scores[:, below].reshape(aim.shape)
@@ -140,7 +140,9 @@ def choose_parts(
 def _inner(features: Features, seed: int) -> Features:
     """Return the features whose test rows are the validation rows; the real test rows are not in them."""
     if features.task != "classification":
-        raise InputError("features", said(f"task {features.task}"), "classes, whose worst is to be spared")
+        raise InputError(
+            "features", verbatim(f"task {features.task}"), "classes, whose worst is to be spared"
+        )
     train = features.splits["train"]
     if "validation" in features.splits:
         splits = {"train": train, "test": features.splits["validation"]}

@@ -9,10 +9,11 @@ from typing import Any
 
 from critmass.curves.curve import Curve
 from critmass.curves.measure import MEMORY_GIB, way_that_fits
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.features.features import Features
-from critmass.linalg.arrays import resolve_device
-from critmass.parts.families import FAMILIES, make_parts
+from critmass.linalg.devices import resolve_device
+from critmass.parts.families import FAMILIES
+from critmass.parts.making import make_parts
 from critmass.parts.parts import Bases
 from critmass.parts.plan import Plan
 from critmass.progress import Progress, silent
@@ -84,7 +85,7 @@ def fit_part(
     if isinstance(taken, Bases):
         if spec["parts"] not in FAMILIES and parts is None:
             advice = "give what was given to measure(parts=)"
-            raise InputError("parts", said("nothing"), f"the parts of family {spec['parts']!r}", advice)
+            raise InputError("parts", verbatim("nothing"), f"the parts of family {spec['parts']!r}", advice)
         taken = make_parts(
             spec["parts"] if parts is None else parts,
             features.n_neurons,

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from critmass.errors import InputError, StoreError, check_number, said, unknown
+from critmass.errors import InputError, StoreError, unknown, verbatim
 from critmass.features import readers, validation
 from critmass.features.labels import (
     Classes,
@@ -32,6 +30,16 @@ from critmass.features.labels import (
     targets_of_splits,
 )
 from critmass.features.shards import ShardedMatrix, rows_of_a_shard
+from critmass.features.splits import (
+    TEST_FRACTION,
+    Split,
+    check_matrix,
+    check_no_view,
+    checked_weights,
+    in_order,
+    take_views,
+    view_name,
+)
 from critmass.features.store import (
     MANIFEST,
     Columns,
@@ -44,47 +52,9 @@ from critmass.features.store import (
 )
 from critmass.io.ids import canonical_json, content_id
 from critmass.linalg import rng
-from critmass.linalg.arrays import Indices, Matrix, RowSubset
+from critmass.linalg.matrices import Indices, Matrix
 
-_VIEW = re.compile(r"train\.view\d+", re.IGNORECASE)
-
-TEST_FRACTION = 0.25
 VALIDATION_FRACTION = 0.2
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of one split.
-
-    Attributes
-    ----------
-    x : matrix of shape (n_samples, n_neurons)
-        An array, a memory map or a store; float16, float32 or float64. ``x[rows]`` and ``x[:]`` give arrays.
-    y : array of shape (n_samples,) or None
-        Class codes into `Features.classes` (classification) or targets (regression).
-    group : array of shape (n_samples,) or None
-        Group codes into `Features.groups`.
-    weight : array of shape (n_samples,) or None
-        How much a training row counts; 1 each where there is none.
-    views : tuple of matrices of shape (n_samples, n_neurons)
-        Augmented copies of the training rows; `x` is the evaluation view.
-    """
-
-    x: Matrix
-    y: NDArray[Any] | None = None
-    group: Indices | None = None
-    weight: NDArray[np.float64] | None = None
-    views: tuple[Matrix, ...] = ()
-
-    def take(self, rows: Indices) -> Split:
-        """Return the split of these rows (ascending); no matrix is copied."""
-        return Split(
-            _rows(self.x, rows),
-            y=None if self.y is None else self.y[rows],
-            group=None if self.group is None else self.group[rows],
-            weight=None if self.weight is None else self.weight[rows],
-            views=tuple(_rows(view, rows) for view in self.views),
-        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +103,7 @@ class Features:
     def targets(self, split: Split) -> Callable[[slice], NDArray[np.float64]]:
         """Return a function of rows of a split: their targets, one-hot for classes, (n_rows, n_targets)."""
         if split.y is None:
-            raise InputError("features", said("no labels"), "labels or targets")
+            raise InputError("features", verbatim("no labels"), "labels or targets")
         return targets_of(split.y, None if self.classes is None else len(self.classes))
 
     @property
@@ -229,7 +199,7 @@ class Features:
                 continue
             pair = value if isinstance(value, tuple) else (value, None)
             if len(pair) != 2:
-                raise InputError(split, said(f"a tuple of {len(pair)}"), "(X, y), or X alone")
+                raise InputError(split, verbatim(f"a tuple of {len(pair)}"), "(X, y), or X alone")
             raw.x[split] = pair[0]
             if pair[1] is not None:
                 raw.y[split] = pair[1]
@@ -278,7 +248,7 @@ class Features:
         if path.is_dir():
             if not is_store(path):
                 raise StoreError(
-                    str(path), said(f"a folder with no {MANIFEST}"), "a features store", "check the path"
+                    str(path), verbatim(f"a folder with no {MANIFEST}"), "a features store", "check the path"
                 )
             store = open_store(path)
             if task not in ("auto", store.manifest.task):
@@ -292,7 +262,7 @@ class Features:
     def _from_store(cls, store: OpenStore, name: str | None, test_fraction: float, seed: int) -> Features:
         manifest = store.manifest
         matrices = {split: store.rows(split) for split in manifest.splits}
-        views = _take_views(matrices)
+        views = take_views(matrices)
         splits = {}
         for split, x in matrices.items():
             columns = store.columns(split)
@@ -362,25 +332,29 @@ def _checked(
         kind: {split: validation.column(f"{kind} of {split!r}", value) for split, value in home.items()}
         for kind, home in (("labels", raw.y), ("groups", raw.groups), ("weights", raw.weights))
     }
-    views = _take_views(matrices)
+    views = take_views(matrices)
     check_no_view("splits", matrices)
     for kind, home in columns.items():
         for split in home.keys() - matrices.keys():
-            raise InputError(f"{kind} of {split!r}", said("no rows for them"), f"splits {sorted(matrices)}")
+            raise InputError(
+                f"{kind} of {split!r}", verbatim("no rows for them"), f"splits {sorted(matrices)}"
+            )
     for split, x in matrices.items():
-        _check_matrix(split, x, matrices["train"])
+        check_matrix(split, x, matrices["train"])
         for kind, home in columns.items():
             if split in home and home[split].shape != (x.shape[0],):
                 raise InputError(
                     f"{kind} of {split!r}",
-                    said(f"shape {home[split].shape}"),
+                    verbatim(f"shape {home[split].shape}"),
                     f"shape ({x.shape[0]},), one for each row",
                 )
     for number, view in enumerate(views, start=1):
-        _check_matrix(view_name(number), view, matrices["train"])
+        check_matrix(view_name(number), view, matrices["train"])
         rows = matrices["train"].shape[0]
         if view.shape[0] != rows:
-            raise InputError(view_name(number), said(f"{view.shape[0]} rows"), f"{rows} rows, as in 'train'")
+            raise InputError(
+                view_name(number), verbatim(f"{view.shape[0]} rows"), f"{rows} rows, as in 'train'"
+            )
     resolved, classes, targets = targets_of_splits(columns["labels"], matrices, task)
     group_names: tuple[str, ...] | None = None
     codes: dict[str, Indices] = {}
@@ -389,7 +363,7 @@ def _checked(
         names, _ = encode(np.concatenate(list(texts.values())))
         group_names = tuple(map(str, names))
         codes = {split: np.searchsorted(group_names, text) for split, text in texts.items()}
-    weights = {split: _weights(split, value) for split, value in columns["weights"].items()}
+    weights = {split: checked_weights(split, value) for split, value in columns["weights"].items()}
     splits = {
         split: Split(
             x,
@@ -404,83 +378,6 @@ def _checked(
         check_classes(classes, splits["train"].x.shape[0])
     ordered = in_order(splits, resolved, test_fraction, seed)
     return Features(name, resolved, classes, group_names, ordered, provenance)
-
-
-def view_name(number: int) -> str:
-    """Return what a file or a store calls the rows of a view of the training rows, counting from 1."""
-    return f"train.view{number}"
-
-
-def check_no_view(name: str, splits: Iterable[str]) -> None:
-    """Raise InputError, calling it `name`, for a split whose name is that of a view."""
-    for split in splits:
-        if _VIEW.fullmatch(split):
-            advice = "views are counted from 1, without a gap; rename what is none"
-            raise InputError(name, split, f"names other than {view_name(1)}, which is a view's", advice)
-
-
-def _take_views(matrices: dict[str, Any]) -> tuple[Any, ...]:
-    """Remove the views from `matrices`, and return them in their order."""
-    views: list[Any] = []
-    while (name := view_name(len(views) + 1)) in matrices:
-        views.append(matrices.pop(name))
-    return tuple(views)
-
-
-def _weights(split: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    name = f"weights of {split!r}"
-    if split != "train":
-        raise InputError(name, said("weights"), "weights of 'train' only", "test rows all count the same")
-    if values.dtype.kind not in "biuf" or not (np.isfinite(values) & (values > 0)).all():
-        found = said(f"dtype {values.dtype}" if values.dtype.kind not in "biuf" else f"{values.min()}")
-        raise InputError(name, found, "finite numbers above 0", "leave out rows that should not count")
-    return values.astype(np.float64)
-
-
-def _rows(x: Matrix, rows: Indices) -> RowSubset:
-    return RowSubset(x.base, x.rows[rows]) if isinstance(x, RowSubset) else RowSubset(x, rows)
-
-
-def in_order(
-    splits: Mapping[str, Split], task: Task | None, test_fraction: float = TEST_FRACTION, seed: int = 0
-) -> dict[str, Split]:
-    """Return the splits in their order, with a test split set aside where there is none."""
-    if "test" not in splits:
-        splits = {**splits, **_carve_test(splits["train"], task, test_fraction, seed)}
-    return {split: splits[split] for split in sorted(splits, key=_split_rank)}
-
-
-def _split_rank(name: str) -> tuple[int, str]:
-    known = ("train", "validation", "test")
-    return (known.index(name) if name in known else len(known), name)
-
-
-def _check_matrix(split: str, x: Matrix, train: Matrix) -> None:
-    if len(x.shape) != 2:
-        raise InputError(f"X of {split!r}", said(f"shape {x.shape}"), "2 dimensions: samples x neurons")
-    if x.dtype.kind != "f" or x.dtype.itemsize not in (2, 4, 8):
-        raise InputError(
-            f"X of {split!r}",
-            said(f"dtype {x.dtype}"),
-            "float16, float32 or float64; or integers or booleans",
-            "convert it with .astype('float32')",
-        )
-    if x.shape[0] == 0 or x.shape[1] == 0:
-        raise InputError(f"X of {split!r}", said(f"shape {x.shape}"), "at least one row and one neuron")
-    if x.shape[1] != train.shape[1]:
-        raise InputError(
-            f"X of {split!r}", said(f"{x.shape[1]} neurons"), f"{train.shape[1]} neurons, as in 'train'"
-        )
-
-
-def _carve_test(train: Split, task: Task | None, fraction: float, seed: int) -> dict[str, Split]:
-    check_number("test_fraction", fraction, "a number between 0 and 1", most=math.nextafter(1, 0))
-    n = train.x.shape[0]
-    codes = train.y if task == "classification" else None
-    rows = stratified(n, codes, fraction, rng.stream(seed, "test"))
-    if len(rows) == 0 or len(rows) == n:
-        raise InputError("X of 'train'", said(f"{n} rows"), "enough rows to set some aside for a test split")
-    return {"train": train.take(np.setdiff1d(np.arange(n), rows)), "test": train.take(rows)}
 
 
 def _digest(x: Matrix) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
-from critmass.linalg.arrays import EXACT_INTEGERS, Indices, Matrix
+from critmass.errors import InputError, verbatim
+from critmass.linalg.matrices import EXACT_INTEGERS, Indices, Matrix
 
 Task = Literal["classification", "regression"]
 Classes = tuple[int | str, ...]
@@ -53,22 +53,24 @@ def targets_of_splits(
     if y.keys() != x.keys():
         raise InputError(
             "labels",
-            said(f"none for {sorted(x.keys() - y.keys())}"),
+            verbatim(f"none for {sorted(x.keys() - y.keys())}"),
             "labels for every split, or for none",
         )
     for split, values in y.items():
         if values.dtype.kind not in "biufUS":
-            raise InputError(f"labels of {split!r}", said(f"dtype {values.dtype}"), "numbers or text")
+            raise InputError(f"labels of {split!r}", verbatim(f"dtype {values.dtype}"), "numbers or text")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise InputError(f"labels of {split!r}", said(f"{values[row]} at row {row}"), "finite numbers")
+            raise InputError(
+                f"labels of {split!r}", verbatim(f"{values[row]} at row {row}"), "finite numbers"
+            )
     whole = all(v.dtype.kind != "f" or bool((v == np.round(v)).all()) for v in y.values())
     if task == "regression" or (task == "auto" and not whole):
         if any(values.dtype.kind in "US" for values in y.values()):
-            raise InputError("labels", said("text"), "numbers for task='regression'")
+            raise InputError("labels", verbatim("text"), "numbers for task='regression'")
         return "regression", None, {split: _targets(split, values) for split, values in y.items()}
     if not whole:
-        raise InputError("labels", said("fractional numbers"), "whole numbers or text for classes")
+        raise InputError("labels", verbatim("fractional numbers"), "whole numbers or text for classes")
     plain = {split: _plain(split, values) for split, values in y.items()}
     classes, _ = encode(plain["train"])
     return "classification", classes, {split: codes_of(split, v, classes) for split, v in plain.items()}
@@ -80,7 +82,9 @@ def _targets(split: str, values: NDArray[Any]) -> NDArray[np.float64]:
         targets = values.astype(np.float64)
     if not np.isfinite(targets).all():
         row = int(np.flatnonzero(~np.isfinite(targets))[0])
-        raise InputError(f"labels of {split!r}", said(f"{values[row]} at row {row}"), "numbers of float64")
+        raise InputError(
+            f"labels of {split!r}", verbatim(f"{values[row]} at row {row}"), "numbers of float64"
+        )
     return targets
 
 
@@ -97,7 +101,7 @@ def _plain(split: str, labels: NDArray[Any]) -> NDArray[Any]:
     if not fit.all():
         row = int(np.flatnonzero(~fit)[0])
         raise InputError(
-            f"labels of {split!r}", said(f"{labels[row]} at row {row}"), allowed, "give them as text"
+            f"labels of {split!r}", verbatim(f"{labels[row]} at row {row}"), allowed, "give them as text"
         )
     return labels.astype(np.int64)
 
@@ -114,7 +118,7 @@ def codes_of(split: str, labels: NDArray[Any], classes: Classes) -> Indices:
     if len(unseen):
         raise InputError(
             f"labels of {split!r}",
-            said(
+            verbatim(
                 f"{len(unseen)} rows of a class that is not in 'train', such as {labels[unseen[0]].item()!r}"
             ),
             "classes that a probe can have seen",
@@ -126,12 +130,12 @@ def codes_of(split: str, labels: NDArray[Any], classes: Classes) -> Indices:
 def check_classes(classes: Classes, n_rows: int, advice: str = "") -> None:
     """Raise InputError for fewer than two classes, or more than half as many as there are rows."""
     if len(classes) < 2:
-        raise InputError("labels", said(f"one class only ({classes[0]!r})"), "two classes or more")
+        raise InputError("labels", verbatim(f"one class only ({classes[0]!r})"), "two classes or more")
     if len(classes) > most_classes(n_rows):
         text = isinstance(classes[0], str)
         raise InputError(
             "labels",
-            said(f"{len(classes)} classes in {n_rows} training rows"),
+            verbatim(f"{len(classes)} classes in {n_rows} training rows"),
             "two rows a class on average",
             advice
             or (

@@ -1,6 +1,6 @@
 """Files that people already have -> named arrays: .npz, .safetensors, .npy pairs, .parquet.
 
-Each reader returns the raw content split by split and judges none of it; features.py does. Nothing is
+ParallelMap reader returns the raw content split by split and judges none of it; features.py does. Nothing is
 unpickled. Arrays are memory-mapped where the format allows (.npy, .safetensors).
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.features import validation
 from critmass.io.tensors import map_tensors
-from critmass.linalg.arrays import available_memory
+from critmass.linalg.devices import available_memory
 
 SUFFIXES = (".npz", ".safetensors", ".npy", ".parquet")
 DEFLATED = 1100
@@ -81,7 +81,7 @@ def _require_file(path: Path, name: str, allowed: str) -> None:
         raise InputError(name, str(path), allowed, "check the path")
     if path.suffix in SUFFIXES and not path.is_file():
         kind = "a folder" if path.is_dir() else "a pipe or a device"
-        raise InputError(name, said(f"{kind}, {path}"), "a file", "check the path")
+        raise InputError(name, verbatim(f"{kind}, {path}"), "a file", "check the path")
 
 
 def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
@@ -92,12 +92,12 @@ def _parsed(path: Path, parse: Callable[[Path], Any]) -> Any:
         raise
     except (Exception, pl.exceptions.PanicException) as error:  # a panic of polars is no Exception
         if isinstance(error, MemoryError):
-            found = said(f"more than memory holds ({error})")
+            found = verbatim(f"more than memory holds ({error})")
             raise InputError(str(path), found, "a file that fits", "give the process more memory") from None
         objects = "pickle" in str(error) or "Python objects" in str(error)
         hint = "save labels as numbers or text, not objects" if objects else "write the file again"
         raise InputError(
-            str(path), said(f"{type(error).__name__}: {error}"), f"a readable {path.suffix} file", hint
+            str(path), verbatim(f"{type(error).__name__}: {error}"), f"a readable {path.suffix} file", hint
         ) from error
 
 
@@ -122,7 +122,7 @@ def _frame(path: Path) -> pl.DataFrame:
         check=False,
     )
     if tried.returncode not in (0, 1):  # 1 is an exception, which says more when it is raised here
-        found = said(f"content that ends the process that reads it (exit code {tried.returncode})")
+        found = verbatim(f"content that ends the process that reads it (exit code {tried.returncode})")
         raise InputError(
             str(path), found, "a readable .parquet file that memory holds", "write the file again"
         )
@@ -137,20 +137,20 @@ def _require_sizes(path: Path, archive: zipfile.ZipFile) -> None:
         if size > DEFLATED * (member.compress_size + 1):
             found = f"{member.filename} of {size} bytes in {member.compress_size}"
             raise InputError(
-                str(path), said(found), "sizes that compression can reach", "write the file again"
+                str(path), verbatim(found), "sizes that compression can reach", "write the file again"
             )
         with archive.open(member) as stream:
             if (declared := _declared_bytes(stream)) > size:
                 found = f"{member.filename} of {declared} bytes that has {size}"
                 raise InputError(
-                    str(path), said(found), "arrays as large as they say", "write the file again"
+                    str(path), verbatim(found), "arrays as large as they say", "write the file again"
                 )
     total, available = sum(member.file_size for member in members), available_memory()
     if total > available:
         found = f"{total / 2**30:.3g} GiB once it is unpacked"
         advice = "save X.npy and y.npy, or .safetensors: these are read a block at a time"
         raise InputError(
-            str(path), said(found), f"at most {available / 2**30:.3g} GiB, what memory is free", advice
+            str(path), verbatim(found), f"at most {available / 2**30:.3g} GiB, what memory is free", advice
         )
 
 
@@ -238,7 +238,7 @@ def _vectors(
     series = frame[asked or nested[0]]
     if not isinstance(series.dtype, pl.Array | pl.List):
         raise InputError(
-            f"{path.name} {series.name}", said(str(series.dtype)), "a vector in every row", "name another"
+            f"{path.name} {series.name}", verbatim(str(series.dtype)), "a vector in every row", "name another"
         )
     return validation.vectors(f"{path.name} {series.name}", series)
 
@@ -256,7 +256,7 @@ def _neurons(path: Path, schema: Mapping[str, pl.DataType]) -> list[str]:
         )
         raise InputError(
             f"{path.name} columns",
-            said(shown or "no column"),
+            verbatim(shown or "no column"),
             "one column of vectors, or one column for each neuron, all floats or all integers",
             "name the label with label= and the neurons with embedding=, which may be a glob such as 'f_*'",
         )

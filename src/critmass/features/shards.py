@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from critmass.errors import StoreError, said
+from critmass.errors import StoreError, verbatim
 from critmass.io.files import sha256
 from critmass.io.tensors import map_tensors, n_mapped
-from critmass.linalg.arrays import Indices, RowReader
+from critmass.linalg.matrices import Indices, RowReader
 
 SHARD_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*-\d{5,}\.safetensors$"
 TARGET_BYTES = 64 * 2**20
@@ -136,7 +136,7 @@ class ShardedMatrix(RowReader):
         if rows is None or rows.shape != (shard.rows, self.n_neurons) or rows.dtype != self.dtype:
             raise StoreError(
                 str(path),
-                said(f"no x of shape {(shard.rows, self.n_neurons)} and type {self.dtype}"),
+                verbatim(f"no x of shape {(shard.rows, self.n_neurons)} and type {self.dtype}"),
                 "the shard that the manifest describes",
                 "restore it from a copy or make it again",
             )
@@ -153,7 +153,7 @@ def check_shard(folder: Path, shard: Shard) -> None:
     if found != f"checksum {shard.sha256[:12]}":
         raise StoreError(
             str(path),
-            said(found),
+            verbatim(found),
             f"checksum {shard.sha256[:12]} as in the manifest",
             "the shard is damaged: restore it from a copy, or delete the folder and extract again",
         )

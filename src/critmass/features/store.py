@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from critmass.errors import StoreError, said
+from critmass.errors import StoreError, verbatim
 from critmass.features.shards import SHARD_NAME, Record, Shard, ShardedMatrix, check_shard
 from critmass.io.files import PART, check_writable, sha256
 from critmass.io.records import is_sound, read_json, write_record
 from critmass.io.tensors import load_sealed, read_tensors, safetensors_label, save_sealed, tensor_digest
-from critmass.linalg.arrays import BLOCK_ROWS, Indices, Matrix
+from critmass.linalg.matrices import BLOCK_ROWS, Indices, Matrix
 
 FORMAT: Literal["critmass-features"] = "critmass-features"
 VERSION = 1
@@ -148,7 +148,7 @@ def open_store(folder: Path) -> OpenStore:
         found = sum(1 for _ in _shards_in(folder))
         raise StoreError(
             str(folder),
-            said(f"an unfinished store ({found} shards, no {MANIFEST})"),
+            verbatim(f"an unfinished store ({found} shards, no {MANIFEST})"),
             "a finished store",
             "run the same extract again to finish it",
         )
@@ -158,7 +158,10 @@ def open_store(folder: Path) -> OpenStore:
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise StoreError(
-            str(path), said(f"format version {version}"), f"version {VERSION} or lower", "upgrade critmass"
+            str(path),
+            verbatim(f"format version {version}"),
+            f"version {VERSION} or lower",
+            "upgrade critmass",
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -180,7 +183,7 @@ def open_store(folder: Path) -> OpenStore:
                 is_there = "no file" if size is None else f"{size} bytes"
                 raise StoreError(
                     str(folder / shard.file),
-                    said(is_there),
+                    verbatim(is_there),
                     f"{shard.bytes} bytes",
                     "restore it from a copy, or delete the folder and extract again",
                 )
@@ -213,7 +216,7 @@ class StoreWriter:
                 raise StoreError("split name", split, "letters, digits, '_', '-' and '.'", "rename the split")
         for one, other in itertools.combinations(self.sizes, 2):
             if one.casefold() == other.casefold():  # one file on some systems
-                found = said(f"{one!r} and {other!r}")
+                found = verbatim(f"{one!r} and {other!r}")
                 raise StoreError(
                     "split names", found, "names that differ in more than capitals", "rename one"
                 )
@@ -230,7 +233,7 @@ class StoreWriter:
             found = f"files of something else ({(others + foreign)[0]})"
             raise StoreError(
                 str(self.folder),
-                said(found),
+                verbatim(found),
                 "an empty folder or the same extraction",
                 "choose another folder",
             )
@@ -255,7 +258,7 @@ class StoreWriter:
     ) -> None:
         """Write one shard, whole or not at all; rows that were to be in it and are not, are named in it."""
         if x.shape[1] != self.header.n_neurons:
-            found = said(f"{x.shape[1]} neurons")
+            found = verbatim(f"{x.shape[1]} neurons")
             raise StoreError(
                 f"activations of {split!r}", found, f"{self.header.n_neurons}, as the source says"
             )
@@ -292,7 +295,7 @@ class StoreWriter:
                         Shard(file=path.name, rows=rows, bytes=size, sha256=sha256(path), columns=columns)
                     )
             if not shards:
-                raise StoreError(f"rows of {split!r}", said("every row left out"), "a row at least")
+                raise StoreError(f"rows of {split!r}", verbatim("every row left out"), "a row at least")
             splits[split] = StoredSplit(
                 n_rows=sum(shard.rows for shard in shards),
                 shards=tuple(shards),
@@ -388,5 +391,5 @@ def _shards_in(folder: Path) -> Sequence[Path]:
 
 def _damaged(path: Path, found: str) -> StoreError:
     return StoreError(
-        str(path), said(found), f"a file of {FORMAT}", "restore it from a copy or make it again"
+        str(path), verbatim(found), f"a file of {FORMAT}", "restore it from a copy or make it again"
     )

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
-from critmass.linalg.arrays import AsFloats, Matrix, RowReader
+from critmass.errors import InputError, verbatim
+from critmass.linalg.matrices import AsFloats, Matrix, RowReader
 
 DENSE_BYTES = 4 * 2**30
 """A sparse matrix that needs no more than this is made dense."""
@@ -71,7 +71,9 @@ def column(name: str, value: Any) -> NDArray[Any]:
         try:
             found = np.char.decode(found, "utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(name, said(f"bytes that are no UTF-8 ({error})"), "text or numbers") from None
+            raise InputError(
+                name, verbatim(f"bytes that are no UTF-8 ({error})"), "text or numbers"
+            ) from None
     return _of_objects(name, found) if found.dtype == object else found
 
 
@@ -89,7 +91,7 @@ def _asarray(name: str, value: Any) -> NDArray[Any]:
     try:
         return value if type(value) in (np.ndarray, np.memmap) else np.asarray(value)
     except (ValueError, TypeError, RuntimeError, OverflowError, pl.exceptions.PolarsError) as error:
-        raise InputError(name, said(str(error)), "an array") from error
+        raise InputError(name, verbatim(str(error)), "an array") from error
 
 
 def _polars(value: Any) -> Any:
@@ -112,7 +114,7 @@ def _dense(name: str, value: Any) -> Any:
         if needed > DENSE_BYTES:
             raise InputError(
                 name,
-                said(f"a sparse matrix of {needed / 2**30:.3g} GiB once it is dense"),
+                verbatim(f"a sparse matrix of {needed / 2**30:.3g} GiB once it is dense"),
                 f"at most {DENSE_BYTES / 2**30:.3g} GiB",
                 "take fewer rows or columns, or write it to X.npy in pieces and open that file",
             )
@@ -129,7 +131,7 @@ def table(name: str, frame: pl.DataFrame) -> NDArray[Any]:
         if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
             raise InputError(
                 f"{name}, column {series.name!r}",
-                said(str(series.dtype)),
+                verbatim(str(series.dtype)),
                 "a column of numbers for each neuron",
                 "leave out what is no neuron",
             )
@@ -163,7 +165,7 @@ def _pandas_table(name: str, frame: Any) -> NDArray[Any]:
         if found.dtype.kind not in "fiub":
             raise InputError(
                 f"{name}, column {str(label)!r}",
-                said(str(series.dtype)),
+                verbatim(str(series.dtype)),
                 "a column of numbers for each neuron",
                 "leave out what is no neuron",
             )
@@ -197,10 +199,10 @@ def _of_objects(name: str, values: NDArray[Any]) -> NDArray[Any]:
             try:
                 return np.array(flat, dtype=dtype).reshape(values.shape)
             except OverflowError:
-                most = said(str(max(flat, key=abs)))
+                most = verbatim(str(max(flat, key=abs)))
                 raise InputError(name, most, "numbers of 64 bits", "give labels as text") from None
     found = ", ".join(sorted({type(value).__name__.rstrip("_") for value in flat}))
-    raise InputError(name, said(f"dtype object ({found})"), "numbers or text, of one kind")
+    raise InputError(name, verbatim(f"dtype object ({found})"), "numbers or text, of one kind")
 
 
 def _require_endings(name: str, values: Iterable[Any]) -> None:
@@ -221,7 +223,7 @@ def _require_whole(name: str, missing: NDArray[Any]) -> None:
     if len(rows):
         raise InputError(
             name,
-            said(f"no value at row {rows[0]} ({len(rows)} missing)"),
+            verbatim(f"no value at row {rows[0]} ({len(rows)} missing)"),
             "a value in every row",
             "drop or fill these rows",
         )

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.io.files import PART, make_folder, sha256, write_atomic
 from critmass.progress import Progress, silent
 
@@ -71,7 +71,7 @@ def _verify(path: Path, hash_known: str | None, *, advice: str) -> None:
     if expected is None:
         write_atomic(record, f"{found}\n".encode())
     elif found != expected:
-        raise InputError(str(path), said(f"SHA-256 {found[:16]}..."), f"{expected[:16]}...", advice)
+        raise InputError(str(path), verbatim(f"SHA-256 {found[:16]}..."), f"{expected[:16]}...", advice)
 
 
 def _check(path: Path, hash_known: str | None, url: str) -> None:
@@ -81,7 +81,7 @@ def _check(path: Path, hash_known: str | None, url: str) -> None:
     if hash_known is not None and found != hash_known:
         _discard(path)
         raise InputError(
-            url, said(f"a file of SHA-256 {found[:16]}..."), f"{hash_known[:16]}...", "nothing was kept"
+            url, verbatim(f"a file of SHA-256 {found[:16]}..."), f"{hash_known[:16]}...", "nothing was kept"
         )
     write_atomic(_beside(path, ".sha256"), f"{found}\n".encode())
 
@@ -145,4 +145,4 @@ def _beside(path: Path, suffix: str) -> Path:
 
 def _unreachable(url: str, path: Path, found: str) -> InputError:
     advice = f"try again, or fetch it yourself and put it at {path}"
-    return InputError(url, said(found), "a file that can be fetched", advice)
+    return InputError(url, verbatim(found), "a file that can be fetched", advice)

@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 
 PART = ".part"
 POSIX = os.name != "nt"
@@ -245,5 +245,5 @@ def _flush_folder(path: Path) -> None:
 def _unwritable(path: Path, error: OSError) -> InputError:
     reason = error.strerror or str(error)
     return InputError(
-        "output", str(path), "a place that can be written to", said(f"{reason}; choose another folder")
+        "output", str(path), "a place that can be written to", verbatim(f"{reason}; choose another folder")
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from critmass.errors import StoreError, said
+from critmass.errors import StoreError, verbatim
 from critmass.io.files import write_atomic
 
 _NO_DIGITS = b"0" * 64
@@ -41,7 +41,7 @@ def read_table(path: Path) -> pl.DataFrame:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StoreError(str(path), said(str(error.strerror)), "a file that can be read") from None
+        raise StoreError(str(path), verbatim(str(error.strerror)), "a file that can be read") from None
     seals = list(_SEAL.finditer(data))
     if seals:
         seal = seals[-1]
@@ -50,4 +50,4 @@ def read_table(path: Path) -> pl.DataFrame:
             return pl.read_parquet(io.BytesIO(data))
     advice = "delete it: the next run writes it again"
     found = "content that does not match its checksum" if seals else "no table that critmass wrote"
-    raise StoreError(str(path), said(found), "what was written", advice)
+    raise StoreError(str(path), verbatim(found), "what was written", advice)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from critmass.errors import StoreError, said
+from critmass.errors import StoreError, verbatim
 from critmass.io.files import write_atomic
 from critmass.io.ids import canonical_json
 
@@ -66,4 +66,4 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 def damaged(path: Path, found: str) -> StoreError:
     """Return the error for a record that is none."""
-    return StoreError(str(path), said(found), "a file that critmass wrote", "restore it or make it again")
+    return StoreError(str(path), verbatim(found), "a file that critmass wrote", "restore it or make it again")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from critmass.errors import StoreError, said
+from critmass.errors import StoreError, verbatim
 from critmass.io.files import write_atomic
 from critmass.io.ids import canonical_json
 
@@ -144,4 +144,4 @@ class DamagedError(StoreError):
 
 
 def _unsound(path: Path, found: str) -> DamagedError:
-    return DamagedError(str(path), said(found), "a sound file", "restore it from a copy or make it again")
+    return DamagedError(str(path), verbatim(found), "a sound file", "restore it from a copy or make it again")

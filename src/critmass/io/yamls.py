@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 
 MOST_VALUES = 100_000
 """Values in a file, aliases unfolded: a study has hundreds."""
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> Any:
         raise
     except Exception as error:  # noqa: BLE001  a tag's constructor may raise anything
         raise InputError(
-            str(path), said(" ".join(str(error).split()) or type(error).__name__), "YAML"
+            str(path), verbatim(" ".join(str(error).split()) or type(error).__name__), "YAML"
         ) from None
     _check_values(path, content)
     return content
@@ -44,17 +44,17 @@ def _check(path: Path, tree: yaml.Node | None) -> None:
         node = waiting.pop()
         count += 1
         if count > MOST_VALUES:
-            raise InputError(str(path), said(f"more than {MOST_VALUES:,} values"), "at most so many")
+            raise InputError(str(path), verbatim(f"more than {MOST_VALUES:,} values"), "at most so many")
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):
             waiting += [value for _, value in node.value]
             names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
             if not all(isinstance(name, str) for name in names):
-                raise InputError(str(path), said("a key that is no text"), "keys that are texts")
+                raise InputError(str(path), verbatim("a key that is no text"), "keys that are texts")
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 line = f"the key {twice[0]!r} a second time, below line {node.start_mark.line + 1}"
-                raise InputError(str(path), said(line), "each key once")
+                raise InputError(str(path), verbatim(line), "each key once")
 
 
 def _check_values(path: Path, content: Any) -> None:

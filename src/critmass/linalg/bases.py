@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.linalg import blas
 
-from critmass.linalg.arrays import CPU, Floats, Indices, Matrix, at_once, one_thread
+from critmass.linalg.devices import CPU, one_thread, parallel_map
+from critmass.linalg.matrices import Floats, Indices, Matrix
 from critmass.linalg.moments import accumulate, mean_and_variance
 
 PIECE_ROWS = 256
@@ -132,7 +133,7 @@ def times(x: NDArray[Any], basis: Floats) -> Floats:
         rows = slice(start, start + PIECE_ROWS)
         np.matmul(np.asarray(x[rows], dtype=np.float64), basis, out=out[rows])
 
-    with at_once(CPU) as each:
+    with parallel_map(CPU) as each:
         each(piece, range(0, len(x), PIECE_ROWS))
     return out
 

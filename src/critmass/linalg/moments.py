@@ -8,25 +8,18 @@ Source: the sums behind linear CKA (Kornblith 2019; Song 2012 for the debiased o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
-from critmass.linalg.arrays import (
-    BLOCK_ROWS,
-    CPU,
-    Device,
-    Floats,
-    Matrix,
-    add_gram,
-    add_product,
-    blocks,
-    symmetric,
-)
+from critmass.errors import InputError, verbatim
+from critmass.linalg.devices import CPU, Device
+from critmass.linalg.kernels import add_gram, add_product, symmetric
+from critmass.linalg.matrices import BLOCK_ROWS, Floats, Matrix, blocks
+from critmass.linalg.tree import fold, leaves
 
 
 @dataclass(frozen=True)
@@ -74,12 +67,12 @@ class Moments:
 
     def _combined(self, other: Moments, operation: Callable[[Any, Any], Any]) -> Moments:
         if not np.array_equal(self.shift, other.shift):
-            raise InputError("moments", said("different shifts"), "one shift for all moments of a sum")
+            raise InputError("moments", verbatim("different shifts"), "one shift for all moments of a sum")
         values = {}
         for entry in fields(self):
             mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
             if (mine is None) != (theirs is None):
-                raise InputError("moments", said(f"{entry.name} in one only"), "the same sums in both")
+                raise InputError("moments", verbatim(f"{entry.name} in one only"), "the same sums in both")
             values[entry.name] = mine if mine is None or entry.name == "shift" else operation(mine, theirs)
         return Moments(**{**values, "n_rows": int(values["n_rows"])})
 
@@ -177,14 +170,16 @@ def accumulate(
     targets: Callable[[slice], Floats] | None = None,
     weights: Floats | None = None,
     shift: Floats | None = None,
-    fourth: bool = False,
+    fourth_moments: bool = False,
     mixed: bool = True,
-    roles: NDArray[np.intp] | None = None,
+    group_index: NDArray[np.intp] | None = None,
     device: Device = CPU,
     name: str = "rows",
     progress: Callable[[int], None] | None = None,
 ) -> list[Moments]:
-    """Return the moments of `x`, one for each role, in one pass over its rows.
+    """Return the moments of `x`, one for each group of rows, in one pass over its rows.
+
+    Rows are summed in a fixed tree (tree.py): the result's bits depend on nothing but the rows.
 
     Parameters
     ----------
@@ -195,13 +190,13 @@ def accumulate(
         Non-negative row weights.
     shift : array of shape (n_neurons,), optional
         By default `shift_of(x)`.
-    fourth : bool
+    fourth_moments : bool
         Also the sums for debiased CKA, unweighted: `squares` costs as much again as the pass without it,
         and `mixed` twice as much.
     mixed : bool
         Whether `mixed` is among them: what is centred, and stays so, does without.
-    roles : array of shape (n_samples,), optional
-        Rows with role i go to the i-th moments returned; by default one role for all.
+    group_index : array of shape (n_samples,), optional
+        Rows of group i go to the i-th moments returned; by default one group of all.
     device : Device
         Where the products run.
     name : str
@@ -217,34 +212,45 @@ def accumulate(
     d = x.shape[1]
     shift = shift_of(x) if shift is None else shift
     n_targets = 0 if targets is None else targets(slice(0, 0)).shape[1]
-    n_roles = 1 if roles is None else int(roles.max()) + 1
-    totals = [_Totals(d, n_targets, device, fourth=fourth, mixed=mixed) for _ in range(n_roles)]
-    for rows, shifted in blocks(x, name, shift=shift):
-        target = None if targets is None else targets(rows)
-        weight = None if weights is None else weights[rows]
-        for role, total in enumerate(totals):
-            mine = slice(None) if roles is None else roles[rows] == role
-            total.add(
-                shifted[mine],
-                None if target is None else target[mine],
-                None if weight is None else weight[mine],
-            )
-        if progress is not None:
-            progress(len(shifted))
-    return [total.moments(shift) for total in totals]
+    n_groups = 1 if group_index is None else int(group_index.max()) + 1
+    edges = {leaf.stop for leaf in leaves(x.shape[0])}
+
+    def fresh() -> list[_Totals]:
+        more = {"fourth_moments": fourth_moments, "mixed": mixed}
+        return [_Totals(d, n_targets, device, **more) for _ in range(n_groups)]
+
+    def by_leaf() -> Iterator[list[Moments]]:
+        totals = fresh()
+        for rows, shifted in blocks(x, name, shift=shift):
+            target = None if targets is None else targets(rows)
+            weight = None if weights is None else weights[rows]
+            for group, total in enumerate(totals):
+                mine = slice(None) if group_index is None else group_index[rows] == group
+                total.add(
+                    shifted[mine],
+                    None if target is None else target[mine],
+                    None if weight is None else weight[mine],
+                )
+            if progress is not None:
+                progress(len(shifted))
+            if rows.stop in edges:
+                yield [total.moments(shift) for total in totals]
+                totals = fresh()
+
+    return fold(by_leaf(), lambda one, other: [a + b for a, b in zip(one, other, strict=True)])
 
 
 class _Totals:
     """Sums in the making, on a device; with NumPy Fortran-ordered, so that BLAS adds to them in place."""
 
-    def __init__(self, d: int, n_targets: int, device: Device, *, fourth: bool, mixed: bool) -> None:
+    def __init__(self, d: int, n_targets: int, device: Device, *, fourth_moments: bool, mixed: bool) -> None:
         self.n_rows, self.weight, self.device = 0, 0.0, device
         self.sum, self.target_sum = device.put(np.zeros(d)), device.put(np.zeros(n_targets))
         self.gram = device.put(np.zeros((d, d), order="F"))
         self.cross = device.put(np.zeros((d, n_targets), order="F"))
-        self.squares = device.put(np.zeros((d, d), order="F")) if fourth else None
-        self.mixed = device.put(np.zeros((d, d), order="F")) if fourth and mixed else None
-        both = fourth and n_targets > 0
+        self.squares = device.put(np.zeros((d, d), order="F")) if fourth_moments else None
+        self.mixed = device.put(np.zeros((d, d), order="F")) if fourth_moments and mixed else None
+        both = fourth_moments and n_targets > 0
         self.squares_cross = device.put(np.zeros((d, n_targets), order="F")) if both else None
 
     def add(self, x: Floats, targets: Floats | None, weights: Floats | None) -> None:

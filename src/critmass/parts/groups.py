@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.linalg.arrays import Floats, Indices
 from critmass.linalg.bases import change_basis, times
+from critmass.linalg.matrices import Floats, Indices
 
 
 @dataclass(frozen=True)

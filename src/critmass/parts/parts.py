@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
-from critmass.linalg.arrays import Floats, Indices
+from critmass.errors import InputError, verbatim
 from critmass.linalg.bases import times
+from critmass.linalg.matrices import Floats, Indices
 from critmass.parts.groups import Basis, PrefixGroup
 from critmass.parts.sizes import Sizes, resolve_sizes
 
@@ -264,7 +264,7 @@ class Bases(Parts):
         """Raise InputError: columns of a dense basis are no neurons."""
         raise InputError(
             "indices",
-            said(f"{self.family} part {repeat} of size {size}, columns mixed of all neurons"),
+            verbatim(f"{self.family} part {repeat} of size {size}, columns mixed of all neurons"),
             "parts that are neurons: orders, masks, or a family such as random or variance",
         )
 
@@ -301,7 +301,7 @@ def _orders(name: str, array: NDArray[Any], n_neurons: int) -> Orders:
     if not shape_ok or (np.sort(orders, axis=1) != np.arange(n_neurons)).any():
         raise InputError(
             "parts",
-            said(f"an array of shape {array.shape} and dtype {array.dtype}"),
+            verbatim(f"an array of shape {array.shape} and dtype {array.dtype}"),
             f"each of the neurons 0..{n_neurons - 1} once",
             "put the neurons you would keep first, and all others after them; or give masks, of booleans",
         )
@@ -312,10 +312,10 @@ def _masks(name: str, array: NDArray[Any], n_neurons: int) -> Masks:
     masks = array[None] if array.ndim == 2 else array
     if masks.ndim != 3 or masks.shape[2] != n_neurons or masks.size == 0:
         allowed = f"shape (n_sizes, {n_neurons}) or (n_repeats, n_sizes, {n_neurons})"
-        raise InputError("parts", said(f"masks of shape {array.shape}"), allowed)
+        raise InputError("parts", verbatim(f"masks of shape {array.shape}"), allowed)
     counts = masks.sum(axis=2)
     if (counts != counts[0]).any() or counts[0, 0] < 1 or (np.diff(counts[0]) < 1).any():
-        found = said(f"masks of {' and '.join(map(str, np.unique(counts, axis=0).tolist()))} neurons")
+        found = verbatim(f"masks of {' and '.join(map(str, np.unique(counts, axis=0).tolist()))} neurons")
         raise InputError("parts", found, "sizes from 1 up, ascending, the same in every repeat")
     return Masks(name, masks[:, counts[0] < n_neurons])
 
@@ -324,9 +324,9 @@ def _bases(name: str, array: NDArray[Any], n_neurons: int) -> Bases:
     matrices = array[None] if array.ndim == 2 else array
     if matrices.ndim != 3 or matrices.shape[1] != n_neurons or not 0 < matrices.shape[2] <= n_neurons:
         allowed = f"shape ({n_neurons}, k) or (n_repeats, {n_neurons}, k), k from 1 to {n_neurons}"
-        raise InputError("parts", said(f"a matrix of shape {array.shape}"), allowed)
+        raise InputError("parts", verbatim(f"a matrix of shape {array.shape}"), allowed)
     if not np.isfinite(matrices).all():
-        raise InputError("parts", said("a matrix with values that are not finite"), "finite numbers")
+        raise InputError("parts", verbatim("a matrix with values that are not finite"), "finite numbers")
     n_repeats, d, width = matrices.shape
     return Bases(name, (n_repeats, d, width), np.ascontiguousarray(matrices, dtype=np.float64))
 

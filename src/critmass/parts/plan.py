@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.linalg.arrays import Indices
+from critmass.linalg.matrices import Indices
 from critmass.parts.groups import PrefixGroup
 from critmass.parts.parts import Parts
 

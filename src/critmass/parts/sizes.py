@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from critmass.errors import InputError
-from critmass.linalg.arrays import Indices
+from critmass.linalg.matrices import Indices
 
 Sizes = str | float | Sequence[int | float]
 """A name ("paper", "all"), whole numbers of neurons, or fractions of the layer."""

@@ -17,9 +17,10 @@ import polars as pl
 from critmass.curves.curve import Curve
 from critmass.curves.inequality import inequality
 from critmass.curves.redundancy import Redundancy
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.io.files import create_atomic
-from critmass.parts.families import make_family, units_of
+from critmass.parts.families import units_of
+from critmass.parts.making import make_family
 from critmass.report.charts import COLOURS, altair, by_size, lines_of, styled, values, write_chart
 from critmass.studies.config import Study
 from critmass.studies.run import Cell, load
@@ -329,7 +330,7 @@ def figure_table(name: str, study: Study, *, out: Path | None = None) -> pl.Data
         what = TABLES.get(name) or FIGURES[name].description
         raise InputError(
             f"figure {name}",
-            said(f"no finished cells for it in study {study.name!r}"),
+            verbatim(f"no finished cells for it in study {study.name!r}"),
             what,
             "critmass study run",
         )
@@ -392,7 +393,7 @@ def figure_chart(name: str, table: pl.DataFrame) -> Any:
     alt, figure = altair(), FIGURES[name]
     if figure.colour not in table.columns:
         raise InputError(
-            f"figure {name}", said(f"no {figure.colour}"), f"models with a label {figure.colour!r}"
+            f"figure {name}", verbatim(f"no {figure.colour}"), f"models with a label {figure.colour!r}"
         )
     groups = sorted(table[figure.colour].unique().to_list(), key=_natural)
     facets = table[figure.facet].n_unique()

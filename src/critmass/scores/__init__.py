@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.scores.centroid import Centroid
 from critmass.scores.cka import CKA
 from critmass.scores.custom import Custom
@@ -79,7 +79,7 @@ def make_score(score: str | Score | Callable[..., Any], settings: Mapping[str, A
         found: Any = score
         if inspect.isclass(score) or not (isinstance(score, Score) or callable(score)):
             kind = score.__name__ if inspect.isclass(score) else type(score).__name__
-            raise InputError("score", said(kind), "a score's name, a Score, or a function of two splits")
+            raise InputError("score", verbatim(kind), "a score's name, a Score, or a function of two splits")
         if settings:
             advice = "give them where the score is made"
             raise InputError("settings", sorted(settings), "nothing for a score that is made already", advice)

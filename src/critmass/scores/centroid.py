@@ -12,19 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.features.features import Features
-from critmass.linalg.arrays import BLOCK_ROWS, Matrix, blocks
+from critmass.linalg.matrices import BLOCK_ROWS, Matrix, blocks
 from critmass.parts.plan import Plan
 from critmass.scores.compared import Distance
 from critmass.scores.head import FittedPart, no_head
-from critmass.scores.nearest import (
-    QUERY_ROWS,
-    Search,
-    check_distance,
-    memory_of_search,
-    on_all_parts,
-)
+from critmass.scores.nearest import QUERY_ROWS, Search, check_distance, memory_of_search, on_all_parts
 from critmass.scores.probes import Probe
 from critmass.scores.protocols import Run
 
@@ -72,7 +66,7 @@ class Centroid(Probe):
         """Return the search of the class means, in code order."""
         train = features.splits["train"]
         if features.classes is None or train.y is None:
-            raise InputError("targets", said("continuous targets"), "classes", "use ridge or knn")
+            raise InputError("targets", verbatim("continuous targets"), "classes", "use ridge or knn")
         weights = np.ones(train.x.shape[0]) if train.weight is None else train.weight
         name = "X of 'train'"
         search = Search.of(train.x, name, self.distance, plan, standardise=self.standardise, weights=weights)

@@ -10,36 +10,39 @@ matrix H of each is in docs/architecture.md. Standardising neurons is not part o
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, verbatim
 from critmass.features.features import Features
-from critmass.linalg.arrays import (
-    BLOCK_ROWS,
-    CPU,
-    Device,
-    Floats,
-    Indices,
-    Matrix,
-    require_finite,
-    require_usable,
-)
-from critmass.linalg.bases import Product
-from critmass.linalg.moments import Moments, accumulate, is_constant, mean_of, shift_of
+from critmass.linalg.matrices import BLOCK_ROWS, Floats, Indices, Matrix, require_usable
+from critmass.linalg.moments import shift_of
+from critmass.linalg.tree import held_at_once
 from critmass.parts.plan import Plan
+from critmass.scores.hsic import (
+    MINIMUM_ROWS,
+    Estimator,
+    Hsics,
+    batches_of,
+    centred,
+    check_estimator,
+    check_rows,
+    hsic_of_grams,
+    kernel,
+    kernel_of,
+    kernel_with_whole,
+    mean_over_batches,
+    ratio,
+    read_moments,
+    require_variance,
+)
 from critmass.scores.protocols import Measurement, Run
 
-Estimator = Literal["debiased", "biased", "minibatch"]
-ESTIMATORS: tuple[Estimator, ...] = ("debiased", "biased", "minibatch")
-BATCH_ROWS = 256
 JACKKNIFE_GROUPS = 32
-MINIMUM_ROWS = 4
 
 
 def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> float:
@@ -65,17 +68,17 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
     1.0
     """
     a, b = (_representation(name, value) for name, value in (("x", x), ("y", y)))
-    _check_estimator(estimator)
+    check_estimator(estimator)
     if len(a) != len(b):
-        raise InputError("y", said(f"{len(b)} samples"), f"{len(a)} samples, as in x")
-    _check_rows("x", len(a), estimator)
-    a, b = _centred(a), _centred(b)
+        raise InputError("y", verbatim(f"{len(b)} samples"), f"{len(a)} samples, as in x")
+    check_rows("x", len(a), estimator)
+    a, b = centred(a), centred(b)
     widths = a.shape[1], b.shape[1]
     if estimator != "minibatch" and len(a) < sum(widths):
         gram_a, gram_b = a @ a.T, b @ b.T
         everyone = np.zeros((len(a), 0))
         cross, own_a, own_b = (
-            float(_hsic_of_grams(one, other, everyone, estimator)[0])
+            float(hsic_of_grams(one, other, everyone, estimator)[0])
             for one, other in ((gram_a, gram_b), (gram_a, gram_a), (gram_b, gram_b))
         )
     else:
@@ -86,80 +89,10 @@ def cka(x: ArrayLike, y: ArrayLike, *, estimator: Estimator = "debiased") -> flo
         )
     for name, own in (("x", own_a), ("y", own_b)):
         if not own > 0:
-            raise InputError(name, said("no variance that can be measured"), "a representation that varies")
+            raise InputError(
+                name, verbatim("no variance that can be measured"), "a representation that varies"
+            )
     return cross / float(np.sqrt(own_a * own_b))
-
-
-def kernel(x: Matrix, estimator: Estimator, *, name: str = "rows") -> Floats:
-    """Return H, shape (n_neurons, n_neurons): the HSIC of parts S and T is the sum of H over S x T."""
-    _check_rows(name, x.shape[0], estimator)
-    return _mean(_kernel, x, None, estimator, name)
-
-
-def prefixes(h: Floats, orders: Indices, sizes: Indices) -> Floats:
-    """Return the CKA of each prefix with the whole.
-
-    Parameters
-    ----------
-    h : array of shape (n_neurons, n_neurons)
-        From `kernel`.
-    orders : array of shape (n_repeats, n_neurons)
-    sizes : array of shape (n_sizes,)
-
-    Returns
-    -------
-    array of shape (n_repeats, n_sizes)
-        0 for a part without variance that can be measured; 1 for the whole.
-    """
-    hsics = _Hsics.of(h)
-    out = np.stack([hsics.scores(order, sizes) for order in orders])
-    out[:, sizes == h.shape[0]] = 1.0
-    return out
-
-
-@dataclass(frozen=True)
-class _Hsics:
-    """HSICs of columns: with one another (H), of each with the whole, of the whole with itself."""
-
-    own: Floats
-    cross: Floats
-    whole: float
-
-    @classmethod
-    def of(cls, h: Floats) -> _Hsics:
-        """Return those of the neurons, whose sum is the whole."""
-        _require_variance(float(h.sum()))
-        return cls(h, h.sum(axis=1), float(h.sum()))
-
-    def scores(self, order: Indices, sizes: Indices) -> Floats:
-        """Return the CKA of each prefix of an order with the whole, shape (n_sizes,)."""
-        if len(sizes) == 0:
-            return np.empty(0)
-        used, last = order[: sizes[-1]], sizes - 1
-        # H is symmetric: neuron j adds twice what it has in common with those before it, and its own.
-        before = self.own.take(used, axis=1)
-        np.cumsum(before, axis=1, out=before)
-        added = 2.0 * before[used, np.arange(len(used))] - np.diag(self.own)[used]
-        return _ratio(self.cross[used].cumsum()[last], added.cumsum()[last], self.whole)
-
-
-def pairs(h: Floats, first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return the CKA of every part in `first` with every part in `second`.
-
-    Parameters
-    ----------
-    h : array of shape (n_neurons, n_neurons)
-        From `kernel`.
-    first, second : arrays of bool, shape (n_parts, n_neurons)
-        Masks of the parts.
-
-    Returns
-    -------
-    array of shape (n_parts_first, n_parts_second)
-    """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    own_a, own_b = (np.einsum("id,id->i", mask @ h, mask) for mask in (a, b))
-    return _ratio(a @ h @ b.T, own_a[:, None], own_b[None, :])
 
 
 @dataclass(frozen=True)
@@ -170,7 +103,7 @@ class CKA:
     label_free = True
 
     def __post_init__(self) -> None:
-        _check_estimator(self.estimator)
+        check_estimator(self.estimator)
 
     @property
     def name(self) -> str:
@@ -184,6 +117,7 @@ class CKA:
         rows = 6 * n * n + 2 * n * plan.n_columns + scores
         squares = {"debiased": 10, "biased": 6, "minibatch": 5}[self.estimator]
         squares *= 1 if plan.n_columns == d else 2
+        squares += 3 * held_at_once(n)
         reading = min(n, BLOCK_ROWS) * plan.n_columns
         moments = squares * d * d + reading + scores
         return {"moments": 8.0 * moments, **({"rows": 8.0 * rows} if n < d else {})}
@@ -197,7 +131,7 @@ class CKA:
         }
 
     def _on_moments(self, x: Matrix, name: str, plan: Plan, run: Run) -> Measurement:
-        _check_rows(name, x.shape[0], self.estimator)
+        check_rows(name, x.shape[0], self.estimator)
         n_groups = 0 if self.estimator == "minibatch" else _jackknife_groups(x.shape[0])
         wholes = np.empty(1 + n_groups)
         found: list[tuple[int, Indices, Floats]] = []
@@ -206,12 +140,12 @@ class CKA:
         for basis in bases.values():
             groups = [group for group in plan.groups[:-1] if group.basis is basis]
             values = [np.empty((len(group.sizes), 1 + n_groups)) for group in groups]
-            for index, kernel_of in enumerate(self._each(x, name, basis.matrix, n_groups, run)):
+            for index, h in enumerate(self._each(x, name, basis.matrix, n_groups, run)):
                 if basis.matrix is None:
-                    hsics = _Hsics.of(kernel_of)
+                    hsics = Hsics.of(h)
                     wholes[index] = hsics.whole
                 else:
-                    hsics = _Hsics(kernel_of[:, :-1], kernel_of[:, -1], wholes[index])
+                    hsics = Hsics(h[:, :-1], h[:, -1], wholes[index])
                 for group, own in zip(groups, values, strict=True):
                     own[:, index] = hsics.scores(group.order, group.sizes)
             found += [(g.repeat, g.size_index, own) for g, own in zip(groups, values, strict=True)]
@@ -225,13 +159,18 @@ class CKA:
         groups: int,
         run: Run,
     ) -> Iterator[Floats]:
-        """Yield what `_Hsics` is made of: of all rows, then of those without each group; see `_read`."""
-        work = _kernel if basis is None else _with_whole
+        """Yield what `Hsics` is made of: of all rows, then of those without each group."""
+        work = kernel_of if basis is None else kernel_with_whole
         if not groups:
-            yield _mean(work, x, basis, self.estimator, name, run.device)
+            yield mean_over_batches(work, x, basis, self.estimator, name, run.device)
             return
         read = functools.partial(
-            _read, shift=shift_of(x), basis=basis, estimator=self.estimator, device=run.device, name=name
+            read_moments,
+            shift=shift_of(x),
+            basis=basis,
+            estimator=self.estimator,
+            device=run.device,
+            name=name,
         )
         total = read(x)
         yield work(total, self.estimator)
@@ -243,12 +182,12 @@ class CKA:
 
     def _on_rows(self, x: Matrix, name: str, plan: Plan, run: Run) -> Measurement:
         rows = np.asarray(x[:], dtype=np.float64)
-        _check_rows(name, len(rows), self.estimator)
+        check_rows(name, len(rows), self.estimator)
         require_usable(name, rows, range(len(rows)))
         minibatch = self.estimator == "minibatch"
         groups = 0 if minibatch else _jackknife_groups(len(rows))
-        batches = _batches(len(rows)) if minibatch else [slice(None)]
-        sections = [_centred(rows[section]) for section in batches]
+        cuts = batches_of(len(rows)) if minibatch else [slice(None)]
+        sections = [centred(rows[section]) for section in cuts]
         members = [
             (np.arange(len(section))[:, None] % max(groups, 1) == np.arange(groups)).astype(np.float64)
             for section in sections
@@ -257,12 +196,12 @@ class CKA:
         def hsic(grams: Sequence[Floats], others: Sequence[Floats]) -> Floats:
             estimator: Estimator = "debiased" if minibatch else self.estimator
             triples = zip(grams, others, members, strict=True)
-            total: Floats = np.sum([_hsic_of_grams(*triple, estimator) for triple in triples], axis=0)
+            total: Floats = np.sum([hsic_of_grams(*triple, estimator) for triple in triples], axis=0)
             return total
 
         whole = [section @ section.T for section in sections]
         own_whole = hsic(whole, whole)
-        _require_variance(float(own_whole.min()))
+        require_variance(float(own_whole.min()))
         columns = [plan.gather(section) for section in sections]
         found: list[tuple[int, Any, Floats]] = []
         for number, group in enumerate(plan.groups[:-1]):
@@ -273,152 +212,8 @@ class CKA:
                     added = section[:, group.columns[start:size]]
                     gram += added @ added.T
                 start = size
-                found.append((group.repeat, index, _ratio(hsic(part, whole), hsic(part, part), own_whole)))
+                found.append((group.repeat, index, ratio(hsic(part, whole), hsic(part, part), own_whole)))
         return _measurement(plan, found)
-
-
-def _read(
-    x: Matrix,
-    shift: Floats,
-    basis: Floats | None,
-    estimator: Estimator,
-    *,
-    device: Device = CPU,
-    mixed: bool = True,
-    name: str,
-) -> Moments:
-    """Return the moments behind the HSICs of the neurons; or of a basis's columns, beside the neurons.
-
-    In the latter case targets are the neurons and, but for biased CKA, last the sum of their squares.
-    `mixed` is for moments that others are to be taken from: see `_kernel`.
-    """
-    more: dict[str, Any] = {"fourth": estimator != "biased", "mixed": mixed, "device": device, "name": name}
-    if basis is None:
-        return accumulate(x, shift=shift, **more)[0]
-
-    def neurons(rows: slice) -> Floats:
-        raw: Floats = np.asarray(x[rows], dtype=np.float64) - shift
-        return np.column_stack([raw, np.einsum("nd,nd->n", raw, raw)]) if more["fourth"] else raw
-
-    product, zeros = Product(x, shift, basis), np.zeros(basis.shape[1])
-    return accumulate(product, targets=neurons, shift=zeros, **more)[0]
-
-
-def _mean(
-    work: Callable[[Moments, Estimator], Floats],
-    x: Matrix,
-    basis: Floats | None,
-    estimator: Estimator,
-    name: str,
-    device: Device = CPU,
-) -> Floats:
-    """Return `work` of the moments of all rows; minibatch: its mean over batches."""
-    if estimator == "minibatch":
-        batches, total = list(_batches(x.shape[0])), np.zeros(())
-        for rows in batches:
-            batch = np.asarray(x[rows])
-            require_finite(name, batch, range(rows.start, rows.stop))
-            total = total + _mean(work, batch, basis, "debiased", name, device)
-        return total / len(batches)
-    shift = shift_of(x) if estimator == "biased" else mean_of(x, name)
-    return work(_read(x, shift, basis, estimator, device=device, mixed=False, name=name), estimator)
-
-
-def _kernel(moments: Moments, estimator: Estimator) -> Floats:
-    """Return H of these rows; a neuron that is constant over them has 0 with every other, not noise."""
-    h, constant = _kernel_of_all(moments, estimator), moments.constant
-    h[constant], h[:, constant] = 0.0, 0.0
-    return h
-
-
-def _kernel_of_all(moments: Moments, estimator: Estimator) -> Floats:
-    if estimator == "biased":
-        h: Floats = moments.scatter**2
-        return h
-    n, c, s = moments.n_rows, moments.gram, moments.sum
-    assert moments.squares is not None  # noqa: S101
-    rows = moments.squares
-    if moments.mixed is not None:  # else the rows are centred: s is 0 but for rounding
-        weighted = s[:, None] * moments.mixed
-        rows = np.outer(s, s) * c - weighted - weighted.T + rows
-    sums = s * s - np.diag(c)
-    total = np.outer(sums, sums / ((n - 1) * (n - 2)))
-    total -= 2.0 / (n - 2) * rows
-    total -= moments.squares
-    total += c * c
-    total /= n * (n - 3)
-    return total
-
-
-def _with_whole(moments: Moments, estimator: Estimator) -> Floats:
-    """Return H of a basis's columns and, last, the HSIC of each with the whole, (n_columns, n_columns + 1).
-
-    The latter are the sums over neurons of what `_kernel` gives for a column and a neuron.
-    """
-    if estimator == "biased":
-        cross = (moments.target_scatter**2).sum(axis=1)
-        return np.column_stack([_kernel(moments, estimator), cross])
-    n, s, t = moments.n_rows, moments.sum, moments.target_sum
-    assert moments.squares_cross is not None  # noqa: S101
-    (c, c_norms), (q, q_norms) = (
-        (both[:, :-1], both[:, -1]) for both in (moments.cross, moments.squares_cross)
-    )
-    # Not by BLAS, whose bits here depend on the number of threads.
-    c_sums, q_sums = (np.einsum("jb,b->j", matrix, t[:-1]) for matrix in (c, q))
-    trace = (c * c).sum(axis=1) - q_norms
-    rows = s * (c_sums - c_norms) - q_sums + q_norms
-    sums = (s * s - np.diag(moments.gram)) * ((t[:-1] ** 2).sum() - t[-1])
-    cross = (trace - 2.0 / (n - 2) * rows + sums / ((n - 1) * (n - 2))) / (n * (n - 3))
-    return np.column_stack([_kernel(moments, estimator), cross])
-
-
-def _hsic_of_grams(k: Floats, l: Floats, member: Floats, estimator: Estimator) -> Floats:  # noqa: E741
-    """Return the HSIC of two Gram matrices: of all rows, then without each group, shape (1 + n_groups,).
-
-    `member`, shape (n_samples, n_groups), is 1 where a row belongs to a group.
-    """
-    if estimator == "debiased":
-        k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
-    member = np.concatenate([np.zeros((len(k), 1)), member], axis=1)
-    kept = 1.0 - member
-    product = k * l
-    trace = np.einsum("ig,ig->g", product @ kept, kept)
-    k_rows, l_rows = k @ kept, l @ kept
-    rows = np.einsum("ig,ig,ig->g", k_rows, l_rows, kept)
-    k_sum, l_sum = (np.einsum("ig,ig->g", value, kept) for value in (k_rows, l_rows))
-    n = kept.sum(axis=0)
-    hsic: Floats
-    if estimator == "biased":
-        hsic = trace - 2.0 / n * rows + k_sum * l_sum / n**2
-    else:
-        hsic = (trace + k_sum * l_sum / ((n - 1) * (n - 2)) - 2.0 / (n - 2) * rows) / (n * (n - 3))
-    return hsic
-
-
-def _centred(rows: Floats) -> Floats:
-    """Return rows less their mean; 0 for a neuron that is constant."""
-    mean = rows.mean(axis=0)
-    rows = rows - mean
-    variance = np.einsum("nd,nd->d", rows, rows) / len(rows)
-    rows[:, is_constant(variance, mean, len(rows))] = 0.0
-    return rows
-
-
-def _require_variance(whole: float) -> None:
-    """Raise InputError where the HSIC of the whole with itself is not positive."""
-    if not whole > 0:
-        raise InputError(
-            "features", said("no variance that can be measured"), "a layer that varies over rows"
-        )
-
-
-def _ratio(cross: Floats, own: Floats, whole: Floats | float) -> Floats:
-    # By a power of two, which changes no digit, the product is kept within what a float64 holds.
-    _, exponent = np.frexp(whole)
-    cross, own, whole = (np.ldexp(value, -exponent) for value in (cross, own, whole))
-    product = np.asarray(own * whole)
-    measurable = (own > 0) & (np.asarray(whole) > 0)
-    return np.where(measurable, cross / np.sqrt(np.where(measurable, product, 1.0)), 0.0)
 
 
 def _measurement(plan: Plan, values: Sequence[tuple[int, Any, Floats]]) -> Measurement:
@@ -444,29 +239,12 @@ def _jackknife_groups(n: int) -> int:
     return groups if n - -(-n // max(groups, 1)) >= MINIMUM_ROWS else 0
 
 
-def _batches(n: int) -> Iterator[slice]:
-    count = max(1, n // BATCH_ROWS)
-    edges = [n * i // count for i in range(count + 1)]
-    return (slice(a, b) for a, b in itertools.pairwise(edges))
-
-
 def _representation(name: str, value: ArrayLike) -> Floats:
     array = np.asarray(value)
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise InputError(
-            name, said(f"shape {array.shape}, dtype {array.dtype}"), "numbers, samples x neurons"
+            name, verbatim(f"shape {array.shape}, dtype {array.dtype}"), "numbers, samples x neurons"
         )
     array = array.astype(np.float64)
     require_usable(name, array, range(len(array)))
     return array
-
-
-def _check_estimator(estimator: str) -> None:
-    if estimator not in ESTIMATORS:
-        raise unknown("estimator", estimator, ESTIMATORS)
-
-
-def _check_rows(name: str, n: int, estimator: Estimator) -> None:
-    least = 2 if estimator == "biased" else MINIMUM_ROWS
-    if n < least:
-        raise InputError(name, said(f"{n} rows"), f"{least} rows or more for {estimator} CKA")

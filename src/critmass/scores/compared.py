@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from critmass.linalg.arrays import Device, Floats, Indices
+from critmass.linalg.devices import Device
+from critmass.linalg.matrices import Floats, Indices
 from critmass.scores.found import TIE, Array, Found, nearest
 from critmass.scores.sieve import RANGE, Sieve, Singles, in_range, products_error
 
@@ -52,7 +53,7 @@ class Track:
     def lines(self, x: Array, device: Device) -> tuple[Array, Array, Array]:
         """Return squared norms of queries x, and what makes distances of gaps, ``offset + slope * gap``.
 
-        Each of shape (n_sizes, n_queries).
+        ParallelMap of shape (n_sizes, n_queries).
         """
         xp, q = device.xp, x[device.put(self.order)]
         squares = xp.stack(list(itertools.accumulate(_squares(xp, q[span]) for span in _spans(self.sizes))))
@@ -69,7 +70,7 @@ class Track:
     def _sieve(self, i: int, squares: Floats, error: float, k: int) -> Sieve:
         blind, spread = self.sizes[i] <= COARSE, self.spread[i]
         if self.distance == "cosine":
-            # Each of two gaps, cosines times the query's norm, is off by the error times that norm.
+            # ParallelMap of two gaps, cosines times the query's norm, is off by the error times that norm.
             return Sieve(k, 2 * (error + TIE) * np.sqrt(squares), 0.0, blind or not in_range(squares))
         # A gap is off by error * (|q|² + |x|²) / 2, where |x|² is at most 4 (|q|² + gap), as |x - q|² is
         # |q|² + 2 gap. So is another, and the k-th gap itself is known but for as much.

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from critmass.errors import InputError, said
-from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, require_finite
+from critmass.errors import InputError, verbatim
+from critmass.features.features import Features
+from critmass.features.splits import Split
+from critmass.linalg.matrices import Floats, require_finite
 from critmass.parts.plan import Plan
 from critmass.progress import counted
 from critmass.scores.protocols import Measurement, Run
@@ -71,7 +72,7 @@ class Custom:
             finite = "" if np.isfinite(value).all() else ", not all finite"
             raise InputError(
                 f"what {self.name} returns",
-                said(f"shape {value.shape}{finite}"),
+                verbatim(f"shape {value.shape}{finite}"),
                 f"a finite number, or one for each of the {n} test rows",
             )
         return value

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from critmass.linalg.arrays import Device
+from critmass.linalg.devices import Device
 from critmass.scores.sieve import FEW, WAITING
 
 TIE = 1e-13

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from critmass.errors import InputError, said
-from critmass.linalg.arrays import Floats, Indices
+from critmass.errors import InputError, verbatim
+from critmass.linalg.matrices import Floats, Indices
 from critmass.parts.groups import PrefixGroup
 
 
@@ -41,7 +41,7 @@ class Selector:
         """
         rows = np.asarray(x)
         if rows.ndim != 2 or rows.shape[1] != self.n_neurons:
-            raise InputError("x", said(f"shape {rows.shape}"), f"shape (n, {self.n_neurons})")
+            raise InputError("x", verbatim(f"shape {rows.shape}"), f"shape (n, {self.n_neurons})")
         return rows[:, self.neurons] if self.matrix is None else rows @ self.matrix
 
 
@@ -71,7 +71,7 @@ class Head:
         """
         rows = np.asarray(z, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.coefficients.shape[1]:
-            raise InputError("z", said(f"shape {rows.shape}"), f"shape (n, {self.coefficients.shape[1]})")
+            raise InputError("z", verbatim(f"shape {rows.shape}"), f"shape (n, {self.coefficients.shape[1]})")
         return rows @ self.coefficients.T + self.intercepts
 
     def predict(self, z: ArrayLike) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.features.features import Features
 from critmass.linalg.moments import Moments
 from critmass.scores.linear_solvers import Problem
@@ -52,7 +52,7 @@ class LDA(MomentProbe):
     def problem(self, moments: Moments, features: Features) -> Problem:
         """Return what the discriminants of all parts are solved from."""
         if features.classes is None:
-            raise InputError("targets", said("continuous targets"), "classes", "use ridge or knn")
+            raise InputError("targets", verbatim("continuous targets"), "classes", "use ridge or knn")
         scale, rows = moments.scale, moments.target_sum
         # A class without a row here has the mean of all rows, and as good as no chance to be chosen.
         means = moments.target_scatter / np.where(rows > 0, rows, 1.0)

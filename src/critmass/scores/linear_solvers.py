@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from critmass.linalg.arrays import Floats, Indices, cholesky, solve_lower
+from critmass.linalg.kernels import cholesky, solve_lower
+from critmass.linalg.matrices import Floats, Indices
 from critmass.parts.groups import PrefixGroup
 from critmass.parts.plan import Plan
 

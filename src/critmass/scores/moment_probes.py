@@ -8,22 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from critmass.features.features import Features, Split
-from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, Floats, Matrix, blocks
+from critmass.features.features import Features
+from critmass.features.splits import Split
+from critmass.linalg.matrices import BLOCK_ROWS, SCORED_ROWS, Floats, Matrix, blocks
 from critmass.linalg.moments import Moments, accumulate
+from critmass.linalg.tree import held_at_once
 from critmass.parts.plan import Plan
 from critmass.progress import counted
 from critmass.scores.head import FittedPart
 from critmass.scores.linear_solvers import LinearProbes, PlanProblem, Problem, coefficients, fit_jobs, predict
-from critmass.scores.probes import (
-    ClassWeight,
-    Fitted,
-    Probe,
-    best,
-    fit_and_validation,
-    held_out,
-    row_weights,
-)
+from critmass.scores.probes import ClassWeight, Fitted, Probe, best, fit_and_validation, held_out, row_weights
 from critmass.scores.protocols import Run
 from critmass.scores.tally import Credit, resolve_metric
 
@@ -106,7 +100,8 @@ class MomentProbe(Probe):
         reading = min(features.splits["train"].x.shape[0], BLOCK_ROWS) * (2 * d + outputs)
         rows = 3 * min(features.most_test_rows, SCORED_ROWS) + plan.n_repeats
         scoring = (plan.n_repeats + 1) * n_sizes * rows
-        return {"moments": 8.0 * (8 * d * d + changed + plan.n_repeats * probes + reading + scoring)}
+        held = 2 * held_at_once(features.splits["train"].x.shape[0])
+        return {"moments": 8.0 * ((8 + held) * d * d + changed + plan.n_repeats * probes + reading + scoring)}
 
     def fit(self, features: Features, plan: Plan, run: Run) -> Fitted:
         """Solve for all parts from moments of the training rows."""
@@ -115,7 +110,7 @@ class MomentProbe(Probe):
             train.x,
             targets=features.targets(train),
             weights=row_weights(features, train, self.class_weight),
-            roles=held_out(features, run.seed) if self.regularisation is None else None,
+            group_index=held_out(features, run.seed) if self.regularisation is None else None,
             device=run.device,
             name="X of 'train'",
             progress=counted(progress, "moments", train.x.shape[0]),

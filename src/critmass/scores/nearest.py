@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from critmass.errors import InputError, unknown
-from critmass.linalg.arrays import BLOCK_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
+from critmass.linalg.devices import Device, ParallelMap, parallel_map
+from critmass.linalg.matrices import BLOCK_ROWS, Floats, Indices, Matrix, blocks
 from critmass.linalg.moments import mean_and_variance, scale_of
 from critmass.parts.plan import Plan
 from critmass.progress import counted
@@ -164,7 +165,7 @@ class Search:
             Asked.start(rows, block, tracks, k, device, sift=sift)
             for rows, block in itertools.islice(waiting, held)
         ]:
-            with at_once(device) as each:
+            with parallel_map(device) as each:
                 if any(not sieve.blind for asked in batch for sieve in asked.sieves):
                     for rows, block in self._blocks(self.x, self.name, BLOCK_ROWS):
                         _sift(tracks, batch, block.astype(np.float32), rows.start, each)
@@ -199,7 +200,7 @@ class Search:
             yield rows, np.ascontiguousarray(self.plan.gather(block / self.scale).T)
 
 
-def _sift(tracks: Sequence[Track], batch: Sequence[Asked], x: Singles, first: int, each: Each) -> None:
+def _sift(tracks: Sequence[Track], batch: Sequence[Asked], x: Singles, first: int, each: ParallelMap) -> None:
     """Compare a block of the database, rows `first` and on, with all queries in float32."""
     for start in range(0, len(tracks), GROUPS):
         blocks_in_order = each(lambda track: track.singles(x), tracks[start : start + GROUPS])
@@ -207,7 +208,7 @@ def _sift(tracks: Sequence[Track], batch: Sequence[Asked], x: Singles, first: in
 
 
 def _look(
-    tracks: Sequence[Track], batch: Sequence[Asked], x: Floats, first: int, each: Each, device: Device
+    tracks: Sequence[Track], batch: Sequence[Asked], x: Floats, first: int, each: ParallelMap, device: Device
 ) -> None:
     """Compare a block of the database, rows `first` and on, in float64: as far as float32 did not do."""
     each(lambda pair: pair[0].look(pair[1], x, first), list(itertools.product(batch, tracks)))

@@ -13,22 +13,15 @@ from typing import Literal
 
 import numpy as np
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.features.features import Features
 from critmass.linalg import rng
-from critmass.linalg.arrays import Floats, Indices, Matrix
+from critmass.linalg.matrices import Floats, Indices, Matrix
 from critmass.parts.plan import Plan
 from critmass.scores.compared import Distance
 from critmass.scores.found import TIE
 from critmass.scores.head import FittedPart, no_head
-from critmass.scores.nearest import (
-    QUERY_ROWS,
-    Near,
-    Search,
-    check_distance,
-    memory_of_search,
-    on_all_parts,
-)
+from critmass.scores.nearest import QUERY_ROWS, Near, Search, check_distance, memory_of_search, on_all_parts
 from critmass.scores.probes import Probe, best, fit_and_validation
 from critmass.scores.protocols import Measurement, Run
 from critmass.scores.tally import Credit, resolve_metric
@@ -93,7 +86,9 @@ class KNN(Probe):
         assert train.y is not None  # noqa: S101
         if train.weight is not None:
             advice = "use ridge or logistic, or leave weights out"
-            raise InputError("weights of 'train'", said("row weights"), "rows that count the same", advice)
+            raise InputError(
+                "weights of 'train'", verbatim("row weights"), "rows that count the same", advice
+            )
         if self.n_neighbours is None:
             counts = self._choose(features, plan, run)
         else:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from critmass.errors import InputError, check_number, said, unknown
-from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, Indices, Matrix
+from critmass.errors import InputError, check_number, unknown, verbatim
+from critmass.features.features import Features
+from critmass.features.splits import Split
+from critmass.linalg.matrices import Floats, Indices, Matrix
 from critmass.parts.plan import Plan
 from critmass.progress import counted
 from critmass.scores.head import FittedPart
@@ -106,21 +107,21 @@ def held_out(features: Features, seed: int) -> Indices | None:
     if len(rows) == 0:
         raise InputError(
             "X of 'train'",
-            said(f"{n} rows, none to spare for validation"),
+            verbatim(f"{n} rows, none to spare for validation"),
             "enough rows to set a fifth of them aside",
             "fix the regularisation (or what else is chosen), or give a validation split",
         )
-    roles = np.zeros(n, dtype=np.intp)
-    roles[rows] = 1
-    return roles
+    held = np.zeros(n, dtype=np.intp)
+    held[rows] = 1
+    return held
 
 
 def fit_and_validation(features: Features, seed: int) -> tuple[Split, Split]:
     """Return the rows to fit on while choosing, and the rows to choose on."""
-    train, roles = features.splits["train"], held_out(features, seed)
-    if roles is None:
+    train, held = features.splits["train"], held_out(features, seed)
+    if held is None:
         return train, features.splits["validation"]
-    return train.take(np.flatnonzero(roles == 0)), train.take(np.flatnonzero(roles))
+    return train.take(np.flatnonzero(held == 0)), train.take(np.flatnonzero(held))
 
 
 def row_weights(features: Features, split: Split, class_weight: ClassWeight) -> Floats | None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from critmass.errors import check_number
 from critmass.features.features import Features
-from critmass.linalg.arrays import CPU, Device, Floats, Indices
+from critmass.linalg.devices import CPU, Device
+from critmass.linalg.matrices import Floats, Indices
 from critmass.parts.plan import Plan
 from critmass.progress import Progress, silent
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from critmass.features.features import Features
-from critmass.linalg.arrays import Floats
+from critmass.linalg.matrices import Floats
 from critmass.linalg.moments import Moments
 from critmass.parts.plan import Plan
 from critmass.scores.linear_solvers import Problem

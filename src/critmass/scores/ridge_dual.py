@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from critmass.features.features import Features, Split
-from critmass.linalg.arrays import Floats, Matrix, cholesky, require_usable, solve_lower
+from critmass.features.features import Features
+from critmass.features.splits import Split
+from critmass.linalg.kernels import cholesky, solve_lower
+from critmass.linalg.matrices import Floats, Matrix, require_usable
 from critmass.linalg.moments import scale_of
 from critmass.parts.plan import Plan
 from critmass.progress import Progress

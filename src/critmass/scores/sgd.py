@@ -18,20 +18,15 @@ from typing import Any, Literal
 import numpy as np
 
 from critmass.errors import InputError, unknown
-from critmass.features.features import Features, Split, view_name
+from critmass.features.features import Features
+from critmass.features.splits import Split, view_name
 from critmass.linalg import rng
-from critmass.linalg.arrays import BLOCK_ROWS, SCORED_ROWS, at_once
+from critmass.linalg.devices import parallel_map
+from critmass.linalg.matrices import BLOCK_ROWS, SCORED_ROWS
 from critmass.parts.plan import Plan
 from critmass.scores.probes import ClassWeight, Probe, fit_and_validation, row_weights
 from critmass.scores.protocols import Run
-from critmass.scores.sgd_solvers import (
-    WAVE_ROWS,
-    AllHeads,
-    Heads,
-    Scaler,
-    Source,
-    side_by_side,
-)
+from critmass.scores.sgd_solvers import WAVE_ROWS, AllHeads, Heads, Scaler, Source, side_by_side
 from critmass.scores.tally import Credit, resolve_metric
 
 
@@ -134,7 +129,7 @@ class SGD(Probe):
         sources = self._sources(features, train, plan, run)
         scaler = sources[0].scaler
         heads = AllHeads.untrained(plan, features.classes or (), scaler, seed=run.seed, device=run.device)
-        with at_once(run.device) as each:
+        with parallel_map(run.device) as each:
             for epoch in range(self.epochs):
                 run.progress("training probes (sgd)", epoch, self.epochs)
                 step = functools.partial(

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from critmass.linalg import rng
-from critmass.linalg.arrays import SCORED_ROWS, Device, Each, Floats, Indices, Matrix, at_once, blocks
+from critmass.linalg.devices import Device, ParallelMap, parallel_map
+from critmass.linalg.matrices import SCORED_ROWS, Floats, Indices, Matrix, blocks
 from critmass.linalg.moments import mean_and_variance, scale_of
 from critmass.parts.groups import PrefixGroup
 from critmass.parts.plan import Plan
@@ -118,7 +119,7 @@ class Source:
                 held[rows] = self.scaler(block)
         return self if held is None else replace(self, held=self.device.put(held))
 
-    def waves(self, order: Indices, batch_size: int, each: Each) -> Iterator[list[Batch]]:
+    def waves(self, order: Indices, batch_size: int, each: ParallelMap) -> Iterator[list[Batch]]:
         """Yield the batches of rows in this order, some at a time; the next overwrite them."""
         batch_size = min(batch_size, len(order))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -293,7 +294,7 @@ class AllHeads:
     def predictions(self, x: Matrix, name: str) -> Iterator[tuple[slice, Indices]]:
         """Yield rows of x, and class codes for them, shape (n_repeats + 1, n_rows, n_sizes)."""
         device, dtype = self.heads[0].device, self.scaler.dtype
-        with at_once(device) as each:
+        with parallel_map(device) as each:
             for rows, block in blocks(x, name, size=SCORED_ROWS):
                 laid_out = np.ones((self.plan.n_columns + 1, len(block)), dtype)
                 laid_out[1:] = self.scaler(block).T

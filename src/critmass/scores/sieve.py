@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.linalg.arrays import Floats, Indices
+from critmass.linalg.matrices import Floats, Indices
 
 Singles = NDArray[np.float32]
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from critmass.errors import InputError, said, unknown
-from critmass.features.features import Features, Split
+from critmass.errors import InputError, unknown, verbatim
+from critmass.features.features import Features
 from critmass.features.labels import Task
-from critmass.linalg.arrays import Floats, Indices
+from critmass.features.splits import Split
+from critmass.linalg.matrices import Floats, Indices
 from critmass.scores.protocols import Measurement
 
 CLASSIFICATION_METRICS = ("accuracy", "balanced-accuracy")
@@ -57,7 +58,7 @@ class Credit:
             return cls(metric, split.y, weights, 0.0)
         squares = float(((split.y - split.y.mean()) ** 2).sum())
         if squares == 0:
-            raise InputError(f"targets of {name!r}", said("all the same"), "targets that vary, for R²")
+            raise InputError(f"targets of {name!r}", verbatim("all the same"), "targets that vary, for R²")
         return cls(metric, split.y, np.ones(n), squares)
 
     def hits(self, predictions: np.ndarray, rows: slice) -> Floats:

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from critmass.errors import InputError, require, said, unknown
+from critmass.errors import InputError, require, unknown, verbatim
 from critmass.progress import Progress, silent
 from critmass.sources.protocols import Dataset, DatasetRequest, ModelRequest, Network
 
@@ -144,7 +144,7 @@ def _source(kind: str, name: str, known: dict[str, Source]) -> tuple[Any, str]:
     if form.endswith(":") and (not colon or rest):
         raise InputError(kind, name, form, "there is one only; nothing comes after the colon")
     if not form.endswith(":") and not rest:
-        raise InputError(kind, name, form, said("put its name after the colon"))
+        raise InputError(kind, name, form, verbatim("put its name after the colon"))
     module, _, function = known[prefix].home.partition(":")
     return getattr(importlib.import_module(module), function or "load"), rest
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.progress import Progress, silent
 
 Kind = Literal["image", "text"]
@@ -34,7 +34,7 @@ class BadSampleError(InputError):
 
     def __init__(self, name: str, found: str, allowed: str = "a whole image that can be read") -> None:
         super().__init__(
-            name, said(found), allowed, "repair or remove it, or leave it out with on_bad='list'"
+            name, verbatim(found), allowed, "repair or remove it, or leave it out with on_bad='list'"
         )
 
 

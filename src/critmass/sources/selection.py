@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.features.labels import encode, most_classes
 from critmass.features.readers import SPLIT_NAMES
 from critmass.linalg import rng
-from critmass.linalg.arrays import Indices
+from critmass.linalg.matrices import Indices
 from critmass.sources.protocols import Sample, Samples
 
 Limit = int | Mapping[str, int]
@@ -62,7 +62,10 @@ def select(
     chosen = _mapped(dataset_splits, splits)
     if "train" not in chosen:
         raise InputError(
-            "splits", said(", ".join(chosen)), "one called train", "say which one is: splits={'train': ...}"
+            "splits",
+            verbatim(", ".join(chosen)),
+            "one called train",
+            "say which one is: splits={'train': ...}",
         )
     for name, others in (tests or {}).items():
         if name in chosen:
@@ -132,7 +135,9 @@ def _test_of(name: str, splits: Mapping[str, Samples]) -> Samples:
             return splits[own]
     if len(splits) == 1:
         return next(iter(splits.values()))
-    raise InputError(f"tests {name!r}", said(f"splits {', '.join(splits)}"), "one called test or validation")
+    raise InputError(
+        f"tests {name!r}", verbatim(f"splits {', '.join(splits)}"), "one called test or validation"
+    )
 
 
 def _like_training(name: str, test: Samples, train: Samples) -> Samples:
@@ -141,19 +146,19 @@ def _like_training(name: str, test: Samples, train: Samples) -> Samples:
         if train.labels is None and test.labels is None:
             return test
         bare = "'train'" if train.labels is None else "the test"
-        raise InputError(f"tests {name!r}", said(f"no labels in {bare}"), "labels in both, or in neither")
+        raise InputError(f"tests {name!r}", verbatim(f"no labels in {bare}"), "labels in both, or in neither")
     if (test.labels.dtype.kind in "US") == (train.labels.dtype.kind in "US"):
         return test
     ids = np.unique(train.labels)
     if train.labels.dtype.kind in "US" and test.labels.dtype.kind in "iu" and _is_imagenet(ids):
         if test.labels.min() < 0 or test.labels.max() >= N_IMAGENET:
             raise InputError(
-                f"tests {name!r}", said(f"class index {test.labels.max()}"), f"0 to {N_IMAGENET - 1}"
+                f"tests {name!r}", verbatim(f"class index {test.labels.max()}"), f"0 to {N_IMAGENET - 1}"
             )
         return replace(test, labels=ids[test.labels])
     raise InputError(
         f"tests {name!r}",
-        said(f"labels such as {test.labels[:1].tolist()}"),
+        verbatim(f"labels such as {test.labels[:1].tolist()}"),
         f"labels like those of 'train', such as {train.labels[:1].tolist()}",
         "class indices are understood beside the 1,000 WordNet ids of ImageNet only",
     )
@@ -166,7 +171,7 @@ def _is_imagenet(ids: NDArray[Any]) -> bool:
 def _with_classes(splits: Mapping[str, Samples], classes: Sequence[str | int]) -> dict[str, Samples]:
     for name, samples in splits.items():
         if samples.labels is None or samples.labels.dtype.kind == "f":
-            found = said(f"no labels in {name!r}" if samples.labels is None else f"targets in {name!r}")
+            found = verbatim(f"no labels in {name!r}" if samples.labels is None else f"targets in {name!r}")
             raise InputError("classes", found, "a dataset with classes", "leave classes out")
     known = np.unique(np.asarray(splits["train"].labels))
     by_text = {str(value): value for value in known.tolist()}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.io.ids import MOST_REPEATS
 from critmass.io.yamls import read_yaml
 
@@ -159,7 +159,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
         for asked in entries:
             _check_names(path, kind, study, asked.models or (), asked.datasets or ())
     if not study.measure and not study.pairs:
-        raise InputError(f"{path}: measure", said("nothing"), "scores and parts to measure, or pairs")
+        raise InputError(f"{path}: measure", verbatim("nothing"), "scores and parts to measure, or pairs")
     here: dict[str, str | Path] = {"data": study.data, "results": study.folder}
     return study.model_copy(
         update={name: os.path.normpath(path.parent / folder) for name, folder in here.items()}

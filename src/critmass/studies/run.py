@@ -25,7 +25,7 @@ from critmass.curves import cells
 from critmass.curves.curve import Curve
 from critmass.curves.measure import MEMORY_GIB, measure
 from critmass.curves.similarity import similarity
-from critmass.errors import CritmassError, InputError, StoreError, said
+from critmass.errors import CritmassError, InputError, StoreError, verbatim
 from critmass.extraction.extract import extract
 from critmass.features.features import Features
 from critmass.features.store import holds, open_store
@@ -239,7 +239,9 @@ def read_state(path: Path) -> State:
     state = State(**{key: record.get(key, "") for key in ("state", "file", "features", "reason")})
     known = state.state == "failed" or (state.state == "done" and CELL_FILE.fullmatch(state.file))
     if record.get("cell") != path.stem or not known:
-        raise StoreError(str(path), said("another state"), "that of the cell in its name", "delete the file")
+        raise StoreError(
+            str(path), verbatim("another state"), "that of the cell in its name", "delete the file"
+        )
     return state
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from critmass.curves import cells
-from critmass.errors import CritmassError, StoreError, said
+from critmass.errors import CritmassError, StoreError, verbatim
 from critmass.features.store import MANIFEST, is_store, open_store
 from critmass.io.parquet import read_table
 from critmass.io.records import read_record
@@ -100,7 +100,9 @@ def _state(file: Path) -> int:
         return 1
     state = read_state(file)
     if state.state == "done" and not (file.parents[1] / state.file).exists():
-        raise StoreError(str(file), said(f"no {state.file}"), "the cell that is done", "run the study again")
+        raise StoreError(
+            str(file), verbatim(f"no {state.file}"), "the cell that is done", "run the study again"
+        )
     return 1
 
 

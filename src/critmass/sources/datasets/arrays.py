@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, require, said
+from critmass.errors import InputError, require, verbatim
 from critmass.features import readers
 from critmass.features.labels import stratified
 from critmass.io.files import sha256
@@ -61,7 +61,7 @@ def samples_of(
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         raise InputError(
             f"images of {name}",
-            said(f"shape {images.shape}, dtype {images.dtype}"),
+            verbatim(f"shape {images.shape}, dtype {images.dtype}"),
             "uint8, shape (n, height, width) or (n, height, width, 3)",
         )
     pillow = require("PIL.Image", package="pillow", extra="vision", purpose="images in arrays")

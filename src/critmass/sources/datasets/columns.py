@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 
 CONVENTIONS = {
     "text": ("text", "sentence", "content", "document"),
@@ -46,7 +46,7 @@ def choose(role: str, columns: Sequence[str], asked: Mapping[str, str], name: st
 
 def missing(role: str, found: Sequence[str], columns: Sequence[str], name: str) -> InputError:
     """Return the error for a column that has to be named."""
-    several = said(f"several: {', '.join(found)}") if found else said("none with a usual name")
+    several = verbatim(f"several: {', '.join(found)}") if found else verbatim("none with a usual name")
     return InputError(
         f"{name} {role} column", several, f"one of {', '.join(columns)}", f"name it in columns as {role!r}"
     )
@@ -61,7 +61,7 @@ def label_values(values: Sequence[Any], names: Sequence[str]) -> NDArray[Any]:
     if gaps:
         raise InputError(
             names[gaps[0]],
-            said(f"no label ({len(gaps)} rows in all)"),
+            verbatim(f"no label ({len(gaps)} rows in all)"),
             "a label in every row",
             "drop these rows, or leave the labels out",
         )
@@ -72,7 +72,7 @@ def label_values(values: Sequence[Any], names: Sequence[str]) -> NDArray[Any]:
         try:
             found = np.array(values, dtype=np.float64 if float in kinds else np.int64)
         except OverflowError as error:
-            raise InputError("labels", said("an integer above 64 bits"), "smaller ones") from error
+            raise InputError("labels", verbatim("an integer above 64 bits"), "smaller ones") from error
         if float in kinds and not np.isfinite(found).all():
             row = int(np.flatnonzero(~np.isfinite(found))[0])
             raise InputError(names[row], values[row], "finite numbers")

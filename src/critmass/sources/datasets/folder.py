@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.features.readers import SPLIT_NAMES
 from critmass.sources.datasets.trees import Tree, open_tree
 from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
@@ -76,7 +76,7 @@ class Layout:
 def layout(tree: Tree, name: str) -> Layout:
     """Return how a tree is laid out, or raise InputError."""
     if not tree.paths:
-        found = said(f"no image among {tree.ignored} files")
+        found = verbatim(f"no image among {tree.ignored} files")
         raise InputError(name, found, "image files in SPLIT/CLASS/ or CLASS/")
     depth = wrapped(tree)
     heights = np.array([path.count("/") for path in tree.paths]) - depth
@@ -95,7 +95,7 @@ def layout(tree: Tree, name: str) -> Layout:
     if len(flat):
         raise InputError(
             f"{name} {tree.paths[flat[0]]}",
-            said("an image outside a class folder"),
+            verbatim("an image outside a class folder"),
             "every image in SPLIT/CLASS/",
             "move or remove it",
         )
@@ -116,13 +116,13 @@ def _splits(
         split = SPLIT_NAMES.get(top.lower(), top)
         if split in splits:
             raise InputError(
-                f"{name} {top}", said(f"a second folder for {split!r}"), "one folder a split", "join them"
+                f"{name} {top}", verbatim(f"a second folder for {split!r}"), "one folder a split", "join them"
             )
         splits[split] = rows[tops == top]
     for folder in sorted(tree.folders):
         top = folder.split("/")[-1]
         if folder.count("/") == depth and top.lower() in SPLIT_NAMES and top not in found:
-            raise InputError(f"{name} {folder}", said("no image"), "images in every split", "remove it")
+            raise InputError(f"{name} {folder}", verbatim("no image"), "images in every split", "remove it")
     return splits
 
 
@@ -152,7 +152,9 @@ def _check_classes(tree: Tree, splits: Mapping[str, NDArray[np.intp]], depth: in
     parents = {folder.rpartition("/")[0] for folder in full}
     for folder in sorted(tree.folders - full):
         if folder.count("/") == depth and folder.rpartition("/")[0] in parents:
-            raise InputError(f"{name} {folder}", said("a class folder without images"), "images", "remove it")
+            raise InputError(
+                f"{name} {folder}", verbatim("a class folder without images"), "images", "remove it"
+            )
     classes = {split: np.unique(_parts(tree, rows, depth)).tolist() for split, rows in splits.items()}
     train = classes.get("train")
     if train is None:
@@ -160,7 +162,7 @@ def _check_classes(tree: Tree, splits: Mapping[str, NDArray[np.intp]], depth: in
     if len(train) == 1:
         raise InputError(
             name,
-            said(f"one class only ({train[0]!r})"),
+            verbatim(f"one class only ({train[0]!r})"),
             "two class folders or more",
             "for images without labels put no folder around them",
         )

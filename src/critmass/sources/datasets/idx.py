@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, require, said
+from critmass.errors import InputError, require, verbatim
 
 COUNTS = {"train": 60_000, "t10k": 10_000}
 SIDE, N_CLASSES = 28, 10
@@ -77,4 +77,4 @@ def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _no_idx(path: Path, found: str, allowed: str) -> InputError:
-    return InputError(str(path), said(found), allowed, "fetch it again")
+    return InputError(str(path), verbatim(found), allowed, "fetch it again")

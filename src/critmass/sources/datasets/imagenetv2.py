@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.sources.datasets.folder import wrapped
 from critmass.sources.datasets.trees import Tree, open_tree
 from critmass.sources.protocols import Dataset, DatasetRequest, Kind, Samples
@@ -56,11 +56,11 @@ class ImageNetV2:
             if not (rest and folder.isascii() and folder.isdigit() and int(folder) < N_CLASSES):
                 raise InputError(
                     f"{self.name} {path}",
-                    said("an image in no folder called 0 to 999"),
+                    verbatim("an image in no folder called 0 to 999"),
                     "ImageNetV2's folders",
                     "for other trees use folder:PATH",
                 )
             labels.append(int(folder))
         if not labels:
-            raise InputError(self.name, said("no image"), "ImageNetV2's folders, 0 to 999")
+            raise InputError(self.name, verbatim("no image"), "ImageNetV2's folders, 0 to 999")
         return np.array(labels, dtype=np.int64)

@@ -21,10 +21,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.features.readers import SPLIT_NAMES
 from critmass.io.files import sha256
-from critmass.linalg.arrays import Indices
+from critmass.linalg.matrices import Indices
 from critmass.sources.datasets.columns import check_roles, choose, label_values, missing
 from critmass.sources.protocols import BadSampleError, Dataset, DatasetRequest, Kind, Samples
 
@@ -70,7 +70,7 @@ class Table:
         own = ["" if value is None else str(value) for value in self._tables[""][column]]
         if "" in own:
             where = f"{self.files[''].name}, row {own.index('') + 1}"
-            raise InputError(where, said("no split"), "a split in every row")
+            raise InputError(where, verbatim("no split"), "a split in every row")
         splits = np.array([SPLIT_NAMES.get(value.lower(), value) for value in own])
         found = dict.fromkeys(splits.tolist())
         return {split: self._samples("", np.flatnonzero(splits == split)) for split in found}
@@ -154,13 +154,13 @@ def _read(path: Path) -> Columns:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path.name}, line {line}",
-            said(f"byte {data[error.start]:#04x}, which is not UTF-8"),
+            verbatim(f"byte {data[error.start]:#04x}, which is not UTF-8"),
             "text in UTF-8",
             "convert the file",
         ) from error
     table = (_csv if path.suffix.lower() == ".csv" else _jsonl)(text, path.name)
     if not table or not len(next(iter(table.values()))):
-        raise InputError(path.name, said("no rows"), "a row at least")
+        raise InputError(path.name, verbatim("no rows"), "a row at least")
     return table
 
 
@@ -169,7 +169,7 @@ def _csv(text: str, name: str) -> Columns:
     try:
         header = next(csv.reader(io.StringIO(text, newline="")), [])
     except csv.Error as error:
-        raise InputError(f"{name} header", said(str(error)), "names of columns") from error
+        raise InputError(f"{name} header", verbatim(str(error)), "names of columns") from error
     if len(set(header)) < len(header):
         raise InputError(f"{name} header", header, "a name of its own for every column")
     if not header:
@@ -177,7 +177,7 @@ def _csv(text: str, name: str) -> Columns:
     try:
         frame = pl.read_csv(text.encode(), infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        found = said(str(error).partition("\n")[0])
+        found = verbatim(str(error).partition("\n")[0])
         raise _ragged(text, name) or InputError(
             name, found, "a .csv of rows as long as its header"
         ) from error
@@ -197,11 +197,11 @@ def _ragged(text: str, name: str) -> InputError | None:
             if len(fields) != width and (fields or width > 1):
                 where, allowed = f"{name}, row {row} (line {reader.line_num})", f"{width}, as in the header"
                 advice = "put quotes around fields with commas"
-                return InputError(where, said(f"{len(fields)} fields"), allowed, advice)
+                return InputError(where, verbatim(f"{len(fields)} fields"), allowed, advice)
     except csv.Error as error:
         if "field limit" not in str(error):
             where = f"{name}, line {reader.line_num}"
-            return InputError(where, said(str(error)), "quotes that are closed, and doubled inside")
+            return InputError(where, verbatim(str(error)), "quotes that are closed, and doubled inside")
     return None
 
 
@@ -212,7 +212,9 @@ def _jsonl(text: str, name: str) -> Columns:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}, line {number}", said(str(error)), "one JSON object a line") from error
+            raise InputError(
+                f"{name}, line {number}", verbatim(str(error)), "one JSON object a line"
+            ) from error
         if not isinstance(row, dict):
             raise InputError(f"{name}, line {number}", row, "one JSON object a line")
         rows.append(row)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, first_line, require, said, unknown
+from critmass.errors import InputError, first_line, require, unknown, verbatim
 from critmass.io.downloads import cache_root
 from critmass.sources.datasets.idx import unpacked
 from critmass.sources.inputs.images import MAX_BYTES, decode, rgb
@@ -229,7 +229,7 @@ class TorchvisionDataset:
         files = ", ".join(file for file, _ in packed)
         return InputError(
             self.name,
-            said(f"no whole copy ({type(error).__name__}: {first_line(error)})"),
+            verbatim(f"no whole copy ({type(error).__name__}: {first_line(error)})"),
             files or "the files as torchvision expects them",
             f"fetch {address} and put it in {self._home}",
         )
@@ -250,7 +250,7 @@ class TorchvisionDataset:
         if self._recipe.labels == "_samples":
             values = [label for _, label in values]
         if any(value is None for value in values):
-            raise InputError(self.name, said("images without labels"), "the version with labels")
+            raise InputError(self.name, verbatim("images without labels"), "the version with labels")
         return np.asarray(values, dtype=np.int64)
 
     def _named(self, codes: NDArray[np.int64]) -> NDArray[Any]:
@@ -259,7 +259,7 @@ class TorchvisionDataset:
             return codes
         classes = np.array([str(name) for name in getattr(first, self._recipe.classes)])
         if len(classes) <= codes.max() or len(set(classes.tolist())) < len(classes):
-            found = said(f"{len(classes)} class names for class indices up to {codes.max()}")
+            found = verbatim(f"{len(classes)} class names for class indices up to {codes.max()}")
             raise InputError(self.name, found, "a name for every class", "fetch the files again")
         return classes[codes]
 

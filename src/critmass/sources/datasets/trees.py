@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.io.files import sha256
 from critmass.sources.inputs.images import MAX_BYTES, SUFFIXES, decode
 from critmass.sources.protocols import BadSampleError
@@ -162,7 +162,7 @@ def _folder(root: Path, name: str) -> Tree:
         try:
             path.encode()
         except UnicodeEncodeError as error:
-            raise InputError("dataset", name, "file names in UTF-8", said(f"rename {path!a}")) from error
+            raise InputError("dataset", name, "file names in UTF-8", verbatim(f"rename {path!a}")) from error
         if entry.is_dir() and not _hidden(entry.name):
             folders.add(path)
         elif _is_image(path) and not _hidden(entry.name) and entry.is_file():
@@ -187,7 +187,9 @@ def _walk(
     for entry in entries:
         path = prefix + entry.name
         if entry.is_symlink() and not os.path.exists(entry.path):
-            raise InputError(f"{name} {path}", said("a link that leads nowhere"), "links to files or folders")
+            raise InputError(
+                f"{name} {path}", verbatim("a link that leads nowhere"), "links to files or folders"
+            )
         if not entry.is_dir() or _hidden(entry.name):
             yield path, entry
         else:
@@ -195,7 +197,7 @@ def _walk(
             if real in above:
                 raise InputError(
                     f"{name} {path}",
-                    said("a link to a folder above"),
+                    verbatim("a link to a folder above"),
                     "links that do not lead back",
                     "remove it",
                 )
@@ -209,7 +211,7 @@ def _zip(path: Path, name: str) -> Tree:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise InputError(
-            "dataset", name, "a whole .zip", said(f"{type(error).__name__}: {error}; copy it again")
+            "dataset", name, "a whole .zip", verbatim(f"{type(error).__name__}: {error}; copy it again")
         ) from error
     size = path.stat().st_size
     seen: set[str] = set()
@@ -286,7 +288,7 @@ def _check_image(member: zipfile.ZipInfo, name: str) -> None:
 
 def _refuse(name: str, member: zipfile.ZipInfo, found: str, allowed: str) -> None:
     raise InputError(
-        f"{name} member {ascii(member.orig_filename)[1:-1]}", said(found), allowed, "make the zip again"
+        f"{name} member {ascii(member.orig_filename)[1:-1]}", verbatim(found), allowed, "make the zip again"
     )
 
 

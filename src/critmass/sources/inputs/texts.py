@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.sources.protocols import Kind, Sample
 
 
@@ -44,7 +44,7 @@ class Texts:
     def prepare(self, sample: Sample, draw: np.random.Generator | None) -> str:
         """Return the text."""
         if draw is not None:
-            raise InputError("views", said("augmented views"), "none for texts")
+            raise InputError("views", verbatim("augmented views"), "none for texts")
         return str(sample)
 
     def batch(self, prepared: Sequence[Any], device: str) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from critmass.errors import InputError, require, said
+from critmass.errors import InputError, require, verbatim
 from critmass.sources.models.networks import Images, TorchNetwork, frozen
 from critmass.sources.models.state_dicts import StateDict, read_state_dict
 from critmass.sources.protocols import ModelRequest, Network
@@ -205,7 +205,7 @@ def _no_fit(name: str, path: Path, **faults: list[str]) -> InputError:
     first = "; ".join(f"{fault}: {', '.join(names[:3])}" for fault, names in faults.items() if names)
     return InputError(
         str(path),
-        said(f"weights that do not fit {name}: {counts} tensors"),
+        verbatim(f"weights that do not fit {name}: {counts} tensors"),
         "the weights of that architecture; only its classifier may be missing",
         f"{first}",
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from critmass.errors import InputError, require, said
+from critmass.errors import InputError, require, verbatim
 from critmass.sources.hub import hub_or_cache
 from critmass.sources.inputs.texts import Texts, tokenizer_digest
 from critmass.sources.inputs.transforms import ImageTransform
@@ -42,7 +42,7 @@ def _load(rest: str, request: ModelRequest) -> Network:
         return _text(rest, name, module)
     if module.main_input_name == "pixel_values":
         return _vision(rest, name, module, request.image_size)
-    raise InputError(name, said(f"a model of {module.main_input_name}"), "a model of images or texts")
+    raise InputError(name, verbatim(f"a model of {module.main_input_name}"), "a model of images or texts")
 
 
 def _vision(rest: str, name: str, module: Any, image_size: int | None) -> TorchNetwork:
@@ -97,7 +97,9 @@ def _module(rest: str) -> Any:
         model.pooler = None
     elif missing:
         raise InputError(
-            f"weights of hf:{rest}", said(f"none for {', '.join(sorted(missing))}"), "all that the model has"
+            f"weights of hf:{rest}",
+            verbatim(f"none for {', '.join(sorted(missing))}"),
+            "all that the model has",
         )
     if hasattr(config, "vision_config"):
         model = model.vision_model
@@ -139,7 +141,7 @@ def _sizes(processor: Any, name: str) -> tuple[tuple[int, int], int | tuple[int,
         square = (shortest, shortest)
         return square, (int(shortest / fraction) if shortest < 384 else square)
     raise InputError(
-        name, said(f"image processor with size {size}, crop {crop}"), "a resize and a crop of the centre"
+        name, verbatim(f"image processor with size {size}, crop {crop}"), "a resize and a crop of the centre"
     )
 
 
@@ -159,7 +161,7 @@ def _check(processor: Any, transform: ImageTransform, name: str) -> None:
     if theirs.shape != ours.shape or (np.abs(theirs - ours) * std * 255).max() > 2:
         raise InputError(
             name,
-            said(f"{type(processor).__name__}, which does more than this"),
+            verbatim(f"{type(processor).__name__}, which does more than this"),
             "resize, crop of the centre, normalisation",
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, said
+from critmass.errors import InputError, verbatim
 from critmass.io.identity import UnknownError, identity
 from critmass.sources.inputs.transforms import ImageTransform
 from critmass.sources.models.networks import Images, TorchNetwork, classifier_input, frozen
@@ -39,7 +39,7 @@ def wrap(
         point = classifier_input(model, name)
         return TorchNetwork(f"module:{name}", frozen(model), inputs, point, about=about)
     if not callable(model):
-        found = said(type(model).__name__)
+        found = verbatim(type(model).__name__)
         raise InputError("model", found, "a name (critmass list models), a torch.nn.Module or a callable")
     if transform is not None or image_size is not None:
         raise InputError(
@@ -95,7 +95,9 @@ class Function:
     def prepare(self, sample: Sample, draw: np.random.Generator | None = None) -> Sample:
         """Return the sample."""
         if draw is not None:
-            raise InputError("views", said("augmented views"), "none for a callable, which has no transform")
+            raise InputError(
+                "views", verbatim("augmented views"), "none for a callable, which has no transform"
+            )
         return sample
 
     def start(self, batch: Sequence[Any], layers: Sequence[str], pooling: str) -> Callable[[], Activations]:  # noqa: ARG002
@@ -104,7 +106,7 @@ class Function:
         if found.ndim != 2 or len(found) != len(batch) or found.dtype.kind != "f":
             raise InputError(
                 f"activations of {self.name}",
-                said(f"shape {found.shape}, dtype {found.dtype}"),
+                verbatim(f"shape {found.shape}, dtype {found.dtype}"),
                 f"floats of shape ({len(batch)}, n_neurons)",
             )
         return lambda: dict.fromkeys(layers, found)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from critmass.errors import InputError, first_line, require, said, unknown
+from critmass.errors import InputError, first_line, require, unknown, verbatim
 from critmass.sources.inputs.transforms import ImageTransform, Pixels
 from critmass.sources.models.pooling import channels_first, check_width, pool
 from critmass.sources.protocols import OUTPUT, PENULTIMATE, Activations, Kind, Layer, Sample
@@ -202,7 +202,7 @@ class TorchNetwork:
         for name in layers:
             if name not in found:
                 raise InputError(
-                    f"layer {name!r}", said("no tensor of activations"), "critmass list layers shows"
+                    f"layer {name!r}", verbatim("no tensor of activations"), "critmass list layers shows"
                 )
         return lambda: {name: found[name].float().cpu().numpy() for name in layers}
 
@@ -283,7 +283,7 @@ def classifier_input(module: Any, name: str) -> Point:
     if not linear:
         raise InputError(
             f"penultimate layer of {name}",
-            said("no linear classifier"),
+            verbatim("no linear classifier"),
             "a network that ends in one",
             "name the layer (critmass list layers)",
         )

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from critmass.errors import InputError, first_line, require, said, unknown
+from critmass.errors import InputError, first_line, require, unknown, verbatim
 from critmass.io.files import sha256
 from critmass.sources.inputs.transforms import ImageTransform, Pixels
 from critmass.sources.models.networks import versions
@@ -169,7 +169,7 @@ class OnnxNetwork:
         except _failures() as error:
             shape = "x".join(map(str, images.shape))
             raise InputError(
-                str(self.path), said(first_line(error)), f"a graph that takes {shape}"
+                str(self.path), verbatim(first_line(error)), f"a graph that takes {shape}"
             ) from error
         return values
 
@@ -220,7 +220,7 @@ def _pooled(
 ) -> NDArray[np.float32]:
     """Return activations of shape (n_samples, n_neurons)."""
     if value.ndim < 2 or len(value) != n_samples or value.dtype.kind != "f":
-        found = said(f"shape {value.shape}, {value.dtype}, for {n_samples} samples")
+        found = verbatim(f"shape {value.shape}, {value.dtype}, for {n_samples} samples")
         raise InputError(
             f"layer {layer!r}", found, "floats, a row for each sample", "critmass list layers shows"
         )
@@ -258,7 +258,7 @@ def _stated(path: Path, text: str) -> ImageTransform:
         _affine_is_sound(transform)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: {METADATA}", said(first_line(error)), "an ImageTransform in JSON"
+            f"{path}: {METADATA}", verbatim(first_line(error)), "an ImageTransform in JSON"
         ) from error
     return transform
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from critmass.errors import InputError, first_line, require, said
+from critmass.errors import InputError, first_line, require, verbatim
 
 PURPOSE = "the models onnx:"
 AFTER_CLASSIFIER = ("Softmax", "LogSoftmax", "Identity")
@@ -38,7 +38,9 @@ def read_graph(path: Path) -> tuple[Any, list[Path]]:
 
 def no_model(path: Path, found: str) -> InputError:
     """Return the error for a file that is no model."""
-    return InputError(str(path), said(found), "an ONNX model that onnxruntime can compute", "export it again")
+    return InputError(
+        str(path), verbatim(found), "an ONNX model that onnxruntime can compute", "export it again"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Input:
         else:
             found = f"{len(inputs)} inputs"
         allowed = "one input: float images of shape (n_samples, 3, height, width)"
-        raise InputError(str(path), said(found), allowed)
+        raise InputError(str(path), verbatim(found), allowed)
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,11 @@ def _external_files(path: Path, model: Any) -> list[Path]:
             file = (folder / entry.value).resolve()
             if not file.is_relative_to(folder) or Path(entry.value).is_absolute():
                 raise InputError(
-                    str(path), said(f"weights in {entry.value}"), "weights in the folder of the model"
+                    str(path), verbatim(f"weights in {entry.value}"), "weights in the folder of the model"
                 )
             if not file.is_file():
                 raise InputError(
-                    str(path), said(f"no {entry.value} beside it"), "a whole model, with its data"
+                    str(path), verbatim(f"no {entry.value} beside it"), "a whole model, with its data"
                 )
             found.add(file)
     return sorted(found)

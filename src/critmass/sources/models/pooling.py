@@ -6,7 +6,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from critmass.errors import InputError, said, unknown
+from critmass.errors import InputError, unknown, verbatim
 from critmass.sources.protocols import POOLINGS
 
 MAX_WIDTH = 65_536
@@ -17,7 +17,7 @@ def check_width(layer: str, pooled: Any, pooling: str) -> None:
     if pooled.shape[1] > MAX_WIDTH:
         raise InputError(
             f"layer {layer!r}",
-            said(f"{pooled.shape[1]} neurons with pooling {pooling!r}"),
+            verbatim(f"{pooled.shape[1]} neurons with pooling {pooling!r}"),
             f"up to {MAX_WIDTH}",
             "choose pooling avg, max or cls",
         )
@@ -42,7 +42,7 @@ def pool(tensor: Any, pooling: str, *, tokens: str, channels_first: bool, mask: 
             raise InputError("pooling", pooling, "avg, max, cls or last for texts, which differ in length")
         return tensor.reshape(len(tensor), -1)
     if pooling == "none":
-        found = said(f"activations of shape {tuple(tensor.shape[1:])} for a sample")
+        found = verbatim(f"activations of shape {tuple(tensor.shape[1:])} for a sample")
         raise InputError(
             "pooling", found, "none where a layer has no positions", "choose avg, max or flatten"
         )

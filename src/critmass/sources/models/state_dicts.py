@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from critmass.errors import InputError, first_line, require, said
+from critmass.errors import InputError, first_line, require, verbatim
 
 PURPOSE = "reading files of weights"
 WRAPPERS = (
@@ -104,7 +104,7 @@ def _from_flax(path: Path, module: Any) -> dict[str, Any]:
     """
     torch = require("torch", package="torch", extra="torch", purpose=PURPOSE)
     if not hasattr(module, "load_pretrained"):
-        found = said(f"a .npz file for {type(module).__name__}")
+        found = verbatim(f"a .npz file for {type(module).__name__}")
         raise InputError(
             str(path), found, "one of timm's Vision Transformers", "such as timm/vit_small_patch16_224"
         )
@@ -138,7 +138,7 @@ def _from_flax(path: Path, module: Any) -> dict[str, Any]:
 def _no_flax(path: Path, found: str) -> InputError:
     return InputError(
         str(path),
-        said(found),
+        verbatim(found),
         "the arrays of this Vision Transformer, as Flax names them",
         "name its architecture",
     )
@@ -155,7 +155,7 @@ def _refused(path: Path, error: BaseException) -> InputError:
         if pickled:
             return InputError(
                 str(path),
-                said(f"pickled code, {pickled[1]}, which could do anything; nothing of it was run"),
+                verbatim(f"pickled code, {pickled[1]}, which could do anything; nothing of it was run"),
                 "weights alone",
                 "if you trust it, convert it in Python: safetensors.torch.save_file("
                 "torch.load(PATH, weights_only=False)['state_dict'], 'weights.safetensors')",
@@ -216,7 +216,7 @@ def _no_tensors(path: Path, keys: list[str], found: str) -> InputError:
     where = f" under {'/'.join(keys)!r}" if keys else ""
     return InputError(
         str(path),
-        said(f"{found}{where}"),
+        verbatim(f"{found}{where}"),
         f"tensors by name, at the top or under {', '.join(WRAPPERS[:4])}, ...",
         "save the model's state_dict()",
     )
@@ -235,9 +235,9 @@ def _check_archive(path: Path) -> None:
     if unpacked > LARGEST_INFLATION * path.stat().st_size:
         raise _unreadable(path, f"an archive of {path.stat().st_size:,} bytes that claims {unpacked:,}")
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-        found = said("a TorchScript program")
+        found = verbatim("a TorchScript program")
         raise InputError(str(path), found, "weights alone", "save its state_dict() instead")
 
 
 def _unreadable(path: Path, found: str) -> InputError:
-    return InputError(str(path), said(found), "a whole file of weights", "fetch it again, or convert it")
+    return InputError(str(path), verbatim(found), "a whole file of weights", "fetch it again, or convert it")

@@ -11,7 +11,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any, Literal
 
-from critmass.errors import InputError, first_line, require, said, unknown
+from critmass.errors import InputError, first_line, require, unknown, verbatim
 from critmass.sources.hub import hub_folder, hub_or_cache
 from critmass.sources.inputs.transforms import ImageTransform
 from critmass.sources.models.networks import Images, Point, TorchNetwork, fitting, frozen
@@ -77,12 +77,12 @@ def transform_of(config: dict[str, Any], name: str) -> ImageTransform:
     """Return timm's evaluation transform of a data configuration."""
     channels, height, width = config["input_size"]
     if channels != 3:
-        raise InputError(name, said(f"{channels} channels"), "3 channels: RGB images")
+        raise InputError(name, verbatim(f"{channels} channels"), "3 channels: RGB images")
     scaled = int(height / config["crop_pct"]), int(width / config["crop_pct"])
     mode = config["crop_mode"]
     if mode == "border" or (mode == "center" and height != width):
         raise InputError(
-            name, said(f"crop_mode {mode!r} at {height} x {width}"), "center on squares, or squash"
+            name, verbatim(f"crop_mode {mode!r} at {height} x {width}"), "center on squares, or squash"
         )
     return ImageTransform(
         crop=(height, width),
@@ -103,7 +103,9 @@ def _penultimate(module: Any, name: str) -> Point:
         classifier = classifier[0]
     if type(classifier).__name__ == "ModuleList":
         raise InputError(
-            name, said(f"{len(classifier)} classifiers, of features of their own"), "one penultimate layer"
+            name,
+            verbatim(f"{len(classifier)} classifiers, of features of their own"),
+            "one penultimate layer",
         )
     return Point(next(path for path, part in module.named_modules() if part is classifier), "in")
 

@@ -10,7 +10,7 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
-from critmass.errors import InputError, require, said, unknown
+from critmass.errors import InputError, require, unknown, verbatim
 from critmass.sources.inputs.transforms import ImageTransform
 from critmass.sources.models.networks import Images, Point, TorchNetwork, classifier_input, fitting, frozen
 from critmass.sources.models.weights import torch_folder, unavailable
@@ -65,7 +65,7 @@ def network_of(module: Any, name: str, image_size: int | None, preset: Any = Non
 def transform_of(preset: Any, name: str) -> ImageTransform:
     """Return torchvision's preset as a record; of images, Pillow's resizing always smooths."""
     if type(preset).__name__ != "ImageClassification":
-        raise InputError(name, said(f"transform {type(preset).__name__}"), "that of an image classifier")
+        raise InputError(name, verbatim(f"transform {type(preset).__name__}"), "that of an image classifier")
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     return ImageTransform(
         crop=(crop, crop),

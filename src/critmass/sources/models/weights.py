@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from critmass.errors import InputError, first_line, require, said
+from critmass.errors import InputError, first_line, require, verbatim
 from critmass.sources.hub import hub_folder, reason
 from critmass.sources.models.networks import torch_library
 
@@ -18,7 +18,7 @@ def unavailable(name: str, origin: str, folder: str, error: BaseException) -> In
     """Return the error for weights that are not in `folder` and cannot be fetched from `origin`."""
     return InputError(
         name,
-        said(f"no weights that can be read ({reason(error)})"),
+        verbatim(f"no weights that can be read ({reason(error)})"),
         f"those of {origin}",
         f"fetch them where there is a network; they are looked for in {folder}",
     )
@@ -45,7 +45,7 @@ def from_hub(name: str, opener: Callable[..., Any]) -> Any:
         raise unavailable(name, origin, hub_folder(), error) from error
     except ValueError as error:
         raise InputError(
-            name, said(first_line(error)), "a model that transformers knows without code of its own"
+            name, verbatim(first_line(error)), "a model that transformers knows without code of its own"
         ) from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from critmass.errors import InputError, require, said, unknown
+from critmass.errors import InputError, require, unknown, verbatim
 from critmass.sources.models.networks import versions
 from critmass.sources.protocols import (
     PENULTIMATE,
@@ -41,7 +41,9 @@ def load(_rest: str, request: ModelRequest) -> Network:
     try:
         return Embeddings(package.WordLlama.load(cache_dir=home, disable_download=True))
     except FileNotFoundError as error:
-        raise InputError("wordllama:", said(str(error)), f"the weights of its package, in {home}") from error
+        raise InputError(
+            "wordllama:", verbatim(str(error)), f"the weights of its package, in {home}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Embeddings:
     def prepare(self, sample: Sample, draw: np.random.Generator | None = None) -> str:
         """Return the text."""
         if draw is not None:
-            raise InputError("views", said("augmented views"), "none for texts")
+            raise InputError("views", verbatim("augmented views"), "none for texts")
         return str(sample)
 
     def start(self, batch: Sequence[Any], layers: Sequence[str], pooling: str) -> Callable[[], Activations]:  # noqa: ARG002
