@@ -34,14 +34,14 @@ def extract(
     dataset: str,
     *,
     out: Path,
-    layer: Tokens = ["penultimate"],  # noqa: B006
+    layer: Tokens = ("penultimate",),
     pooling: str = "auto",
     image_size: int | None = None,
-    splits: Tokens = [],  # noqa: B006
-    classes: Tokens = [],  # noqa: B006
-    limit: Tokens = [],  # noqa: B006
-    tests: Tokens = [],  # noqa: B006
-    columns: Tokens = [],  # noqa: B006
+    splits: Tokens = (),
+    classes: Tokens = (),
+    limit: Tokens = (),
+    tests: Tokens = (),
+    columns: Tokens = (),
     root: Path | None = None,
     name: str | None = None,
     views: int = 0,
@@ -119,11 +119,11 @@ def extract(
             model,
             dataset,
             out=out,
-            layer=layer[0] if one else layer,
+            layer=layer[0] if one else list(layer),
             pooling=pooling,
             image_size=image_size,
             splits=pairs("--splits", splits) or None,
-            classes=classes or None,
+            classes=list(classes) or None,
             limit=limit_of(limit),
             tests=pairs("--tests", tests) or None,
             columns=pairs("--columns", columns) or None,

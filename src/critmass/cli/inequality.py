@@ -23,9 +23,9 @@ FEW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 def inequality(
     path: Path,
     *,
-    sizes: Tokens = [],  # noqa: B006
+    sizes: Tokens = (),
     out: Path | None = None,
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = Reading(),
     json: Json = False,
 ) -> None:
     """Show how unevenly accuracy is shared among classes and groups as neurons are dropped.

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from cyclopts import Parameter
-
-from critmass.cli.options import Json, Numbers, Reading, Tokens, settings_of, sizes_of
+from critmass.cli.flags import takes
+from critmass.cli.options import Json, Numbers, Reading
 from critmass.cli.printing import emit, print_redundancy, shown
+from critmass.curves.request import MeasureRequest
 from critmass.errors import InputError
 
 
+@takes(MeasureRequest)
 def measure(
     features: Path,
     *,
-    score: str = "ridge",
-    parts: str = "random",
-    sizes: Tokens = ["paper"],  # noqa: B006
-    repeats: int = 5,
-    seed: int = 0,
-    seeding: str = "critmass",
-    delta: Numbers = [0.8, 0.9, 0.95, 0.99],  # noqa: B006
-    metric: str | None = None,
-    regularisation: float | None = None,
-    standardise: bool | None = None,
-    settings: Annotated[list[str], Parameter(name="--set", consume_multiple=True, negative="")] = [],  # noqa: B006
+    asked: MeasureRequest,
+    delta: Numbers = (0.8, 0.9, 0.95, 0.99),
     device: str = "cpu",
     out: Path | None = None,
     existing: str = "reuse",
     memory_gib: float | None = None,
     name: str | None = None,
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = Reading(),
     json: Json = False,
 ) -> None:
     """Measure how well parts of a layer do against the whole, and how much of it is redundant.
@@ -42,28 +34,8 @@ def measure(
     ----------
     features
         A features store, or a .npz, .safetensors, .npy or .parquet file.
-    score
-        What is measured on a part (critmass list scores).
-    parts
-        Family of parts (critmass list parts), or a .npy file with an order of all neurons.
-    sizes
-        paper, all, or numbers: 128 is 128 neurons, .1 a tenth of them, 1 one neuron, 1.0 the whole.
-    repeats
-        Random orders to draw.
-    seed
-        Seed of the orders, and of the rows set aside to choose regularisation on and for testing.
-    seeding
-        critmass, or authors: the orders that the paper's own code draws.
     delta
         Shares of the whole's score to keep.
-    metric
-        accuracy or balanced-accuracy for classes; r2 for continuous targets.
-    regularisation
-        Fixed strength of a probe's penalty; by default it is chosen on validation rows.
-    standardise
-        Scale neurons to unit variance before a probe; by default the score's own choice.
-    settings
-        Further settings of the score, as name=value: --score sgd --set epochs=20 lr=0.05
     device
         Where products run: cpu, torch:cpu, cuda, cuda:1.
     out
@@ -77,53 +49,37 @@ def measure(
     json
         Print one JSON object.
     """
-    import numpy as np
-
     from critmass.curves import measure as measuring
     from critmass.curves.redundancy import check_deltas
     from critmass.features.readers import load_npy
 
-    order: str | np.ndarray = parts
-    if parts.endswith(".npy"):
-        order = load_npy(Path(parts), "parts")
+    given: dict[str, Any] = {**asked.model_dump(), "device": device, "existing": existing}
+    if asked.parts.endswith(".npy"):
+        given["parts"] = load_npy(Path(asked.parts), "parts")
     check_deltas(delta)
     with shown() as progress:
         curve = measuring.measure(
-            reading.open(features, seed=seed),
-            score=score,
-            parts=order,
-            sizes=sizes_of(sizes),
-            repeats=repeats,
-            seed=seed,
-            seeding=seeding,  # type: ignore[arg-type]
-            metric=metric,
-            regularisation=regularisation,
-            standardise=standardise,
-            settings=settings_of(settings),
-            device=device,
-            out=out,
-            existing=existing,  # type: ignore[arg-type]
-            name=name,
+            reading.open(features, seed=asked.seed),
             memory_gib=measuring.MEMORY_GIB if memory_gib is None else memory_gib,
+            out=out,
+            name=name,
             progress=progress,
+            **given,
         )
     written = [] if out is None else [out / "results.parquet"]
     print_redundancy([curve], delta, json=json, written=written)
 
 
+@takes(MeasureRequest, only=("score", "sizes", "repeats", "seed", "settings"))
 def choose(
     features: Path,
     *,
+    asked: MeasureRequest,
     out: Path,
     by: str = "worst-class",
     candidates: int = 20,
-    score: str = "ridge",
-    sizes: Tokens = ["paper"],  # noqa: B006
-    repeats: int = 5,
-    seed: int = 0,
-    settings: Annotated[list[str], Parameter(name="--set", consume_multiple=True, negative="")] = [],  # noqa: B006
     device: str = "cpu",
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = Reading(),
     json: Json = False,
 ) -> None:
     """Choose, of several random parts of each size, the one that spares the worst class on validation rows.
@@ -142,16 +98,6 @@ def choose(
         worst-class, worst-group or mean.
     candidates
         Random parts that compete for each size and repeat.
-    score
-        The probe.
-    sizes
-        paper, all, or numbers: 128 is 128 neurons, .1 a tenth of them, 1 one neuron.
-    repeats
-        Choices for each size.
-    seed
-        Seed of the candidates, and of the rows set aside to choose on.
-    settings
-        Settings of the probe, as name=value.
     device
         Where products run.
     json
@@ -164,18 +110,15 @@ def choose(
 
     if out.suffix != ".npy":
         raise InputError("out", str(out), "a file ending in .npy")
+    given: dict[str, Any] = asked.model_dump(include={"score", "sizes", "repeats", "seed", "settings"})
+    given["by"] = by
     with shown() as progress:
         chosen = choose_parts(
-            reading.open(features, seed=seed),
-            by=by,  # type: ignore[arg-type]
+            reading.open(features, seed=asked.seed),
             candidates=candidates,
-            score=score,
-            sizes=sizes_of(sizes),
-            repeats=repeats,
-            seed=seed,
-            settings=settings_of(settings),
             device=device,
             progress=progress,
+            **given,
         )
 
     create_atomic(out, lambda stream: np.save(stream, chosen.masks))

@@ -15,8 +15,13 @@ from critmass.errors import InputError, unknown
 if TYPE_CHECKING:
     from critmass.features.features import Features
 
-Numbers = Annotated[list[float], Parameter(consume_multiple=True, negative="")]
-Tokens = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
+
+def _words(values: Sequence[Any]) -> str:
+    return " ".join(map(str, values)) or "none"
+
+
+Numbers = Annotated[tuple[float, ...], Parameter(consume_multiple=True, negative="", show_default=_words)]
+Tokens = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=_words)]
 Json = Annotated[bool, Parameter(negative="")]
 
 

@@ -91,7 +91,8 @@ def print_redundancy(
         title = visible(f"{curve.title}, {repeats}, {rows_in_words(curve)}")
         table = Table(title=title, title_justify="left", caption=f"{note}; {NOTE}", caption_justify="left")
         for name in COLUMNS:
-            table.add_column(name, justify="left" if name == "split" else "right")
+            whole = name in ("95% interval", "critical mass")
+            table.add_column(name, justify="left" if name == "split" else "right", no_wrap=whole)
         for record in summary([curve], deltas)["redundancy"]:
             table.add_row(*map(visible, row(record)))
         console.print(table)

@@ -9,7 +9,7 @@ from critmass.cli.printing import emit, print_redundancy
 from critmass.errors import InputError, verbatim
 
 
-def report(results: Path, *, delta: Numbers = [0.8, 0.9, 0.95, 0.99], json: Json = False) -> None:  # noqa: B006
+def report(results: Path, *, delta: Numbers = (0.8, 0.9, 0.95, 0.99), json: Json = False) -> None:
     """Write charts and a self-contained page from a results folder.
 
     Example: critmass report results

@@ -16,7 +16,7 @@ def study_run(
     *,
     out: Path | None = None,
     data: str | None = None,
-    only: Tokens = [],  # noqa: B006
+    only: Tokens = (),
     dry_run: Json = False,
     device: str = "cpu",
     memory_gib: float | None = None,
@@ -77,7 +77,7 @@ def study_status(
     study: Path,
     *,
     out: Path | None = None,
-    only: Tokens = [],  # noqa: B006
+    only: Tokens = (),
     json: Json = False,
 ) -> None:
     """Show which cells of a study are done, missing or failed, and why.

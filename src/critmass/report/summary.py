@@ -10,10 +10,13 @@ from critmass.curves.curve import Curve
 
 DELTAS = (0.8, 0.9, 0.95, 0.99)
 COLUMNS = (
-    *("split", "rows", "δ", "DR", "95% interval", "sustained DR", "critical mass"),
+    *("split", "rows", "δ", "DR", "95% interval", "sustained DR", "DR, 95% of parts", "critical mass"),
     *("whole", "std", "worst"),
 )
-NOTE = "std, worst: over repeats, as a share of the whole's score at the critical mass"
+NOTE = (
+    "95% of parts: at least so many of ALL parts of that size keep δ, with 95% confidence; "
+    "std, worst: over repeats, as a share of the whole's score at the critical mass"
+)
 COARSE = (
     "only some sizes were measured: the critical mass lies in the range given, above the largest of them "
     'that fails; "at most": no measured size below the whole keeps δ, and DR is no larger than this'
@@ -63,6 +66,7 @@ def row(record: dict[str, Any]) -> tuple[str, ...]:
         _dr(record, "dr"),
         "none" if low is None else f"{low:.3f} to {high:.3f}",
         _dr(record, "sustained"),
+        "none" if record["nearly_all"] is None else _dr(record, "nearly_all"),
         mass(record),
         _number(record["whole"], 4),
         _number(spread["std"], 4),
@@ -106,7 +110,7 @@ def _redundancy(curve: Curve, delta: float) -> dict[str, Any]:
     nothing = dict.fromkeys(
         (
             *("dr", "low", "high", "critical_mass", "sustained", "headline", "headline_mass", "reached"),
-            *("spread", "bracket"),
+            *("spread", "bracket", "nearly_all", "coverage"),
         )
     )
     return {"delta": delta, "n_neurons": curve.n_neurons, "whole": curve.whole, **nothing}

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from critmass.curves.request import MeasureOptions
 from critmass.errors import InputError, unknown, verbatim
-from critmass.io.ids import MOST_REPEATS
 from critmass.io.yamls import read_yaml
 
 
@@ -63,21 +63,11 @@ class FeaturesEntry(_Entry):
     layers: Names = Field(default=["penultimate"], min_length=1, description="layers by their full names")
 
 
-class MeasureEntry(_Entry):
+class MeasureEntry(MeasureOptions):
     """Scores x families to measure on the features."""
 
     scores: Names = Field(min_length=1, description="critmass list scores")
     parts: Names = Field(default=["random"], min_length=1, description="critmass list parts")
-    sizes: str | list[int | float] = Field(default="paper", description="paper, all, or numbers")
-    repeats: int = Field(
-        default=5, ge=1, le=MOST_REPEATS, description="parts of each size, of families with chance"
-    )
-    seed: int = Field(default=0, ge=0)
-    seeding: Literal["critmass", "authors"] = "critmass"
-    metric: str | None = Field(default=None, description="accuracy, balanced-accuracy, r2")
-    regularisation: float | None = Field(default=None, description="fixed λ; chosen on validation by default")
-    standardise: bool | None = None
-    settings: dict[str, Any] = Field(default={}, description="further settings of the scores by name")
     models: Names | None = Field(default=None, description="only of these models")
     datasets: Names | None = Field(default=None, description="only on these datasets")
     layers: Names | None = Field(default=None, description="only of these layers")
@@ -188,7 +178,7 @@ def _invalid(path: Path, error: ValidationError) -> InputError:
 
 def _keys(where: Sequence[str | int]) -> list[str]:
     """Return the keys that are allowed beside the last of a path."""
-    entries: dict[str, type[_Entry]] = {
+    entries: dict[str, type[BaseModel]] = {
         "models": ModelEntry,
         "datasets": DatasetEntry,
         "features": FeaturesEntry,
