@@ -19,6 +19,7 @@ from critmass.curves.inequality import inequality
 from critmass.report import study_figures
 from critmass.studies import run as study
 from critmass.studies.config import load_study
+from critmass.studies.tables import load
 
 IMAGES = "docs/images/results"
 STUDY, TOY = "local", "small"
@@ -34,7 +35,7 @@ def main() -> None:
         failed = [f"{cell.label}: {state.reason}" for cell, state in states if state.state != "done"]
         if failed:
             sys.exit("cells that failed:\n" + "\n".join(failed))
-        results = study_figures.Results(asked, study.load(asked, out=folder))
+        results = study_figures.Results(asked, load(asked, out=folder))
         images = dict(figures(asked, folder))
         spared = mitigations(results, folder, TOY_SPARED if run.toy else SPARED)
         text = "\n\n".join([*tables(results), *spared, "## Figures", *shown(images)])

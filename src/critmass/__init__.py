@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from critmass.deploy.choose import Chosen, choose_parts
     from critmass.deploy.fit import fit_part
     from critmass.errors import CritmassError, InputError
-    from critmass.extraction.extract import extract
+    from critmass.extraction.extract import extract, extract_layers
     from critmass.features.features import Features
     from critmass.parts.families import Family, Whole
     from critmass.parts.parts import Parts
@@ -50,6 +50,7 @@ _HOMES = {
     "choose_parts": "critmass.deploy.choose",
     "cka": "critmass.scores.cka",
     "extract": "critmass.extraction.extract",
+    "extract_layers": "critmass.extraction.extract",
     "fit_part": "critmass.deploy.fit",
     "inequality": "critmass.curves.inequality",
     "measure": "critmass.curves.measure",
@@ -79,6 +80,7 @@ __all__ = [
     "choose_parts",
     "cka",
     "extract",
+    "extract_layers",
     "fit_part",
     "inequality",
     "measure",

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from critmass.errors import InputError, MissingExtraError, StoreError
 from critmass.extraction import extract as extraction
 from critmass.extraction import pipeline
-from critmass.extraction.extract import extract
+from critmass.extraction.extract import extract, extract_layers
 from critmass.features import shards
 from critmass.features.features import Features
 from critmass.sources import open_dataset, open_model
@@ -233,7 +233,9 @@ def test_another_batch_size_is_the_same_extraction(tmp_path: Path) -> None:
 
 def test_several_layers_in_one_pass(tmp_path: Path) -> None:
     model = Projector()
-    found = extract(model, Dots(SIZES), out=tmp_path / "all", layer=["block.*", "penultimate"], batch_size=16)
+    found = extract_layers(
+        model, Dots(SIZES), out=tmp_path / "all", layers=["block.*", "penultimate"], batch_size=16
+    )
     assert list(found) == ["penultimate", "block.0", "block.1"]
     assert sum(model.batches) == 1 + 72
     for layer, features in found.items():
@@ -255,15 +257,17 @@ def test_layers_of_several_widths_are_cut_each_as_alone(
     dots = Dots(SIZES, bad=bad, groups=True)
     for layer in layers:
         extract(Projector(), dots, out=tmp_path / "alone" / layer, layer=layer, batch_size=4, on_bad="list")
-    extract(Projector(), dots, out=tmp_path / "together", layer=layers, batch_size=4, on_bad="list")
+    extract_layers(Projector(), dots, out=tmp_path / "together", layers=layers, batch_size=4, on_bad="list")
     assert tree(tmp_path / "together") == tree(tmp_path / "alone")
     counts = {layer: len(list((tmp_path / "together" / layer).glob("train-*"))) for layer in layers}
     assert counts == {"penultimate": 12, "early": 6, "block.0": 3}
     for fail_at in (1, 4, 9, 13):
         folder = tmp_path / f"resumed{fail_at}"
         with pytest.raises(RuntimeError, match="the power went"):
-            extract(Projector(fail_at=fail_at), dots, out=folder, layer=layers, batch_size=4, on_bad="list")
-        extract(Projector(), dots, out=folder, layer=layers, batch_size=4, on_bad="list")
+            extract_layers(
+                Projector(fail_at=fail_at), dots, out=folder, layers=layers, batch_size=4, on_bad="list"
+            )
+        extract_layers(Projector(), dots, out=folder, layers=layers, batch_size=4, on_bad="list")
         assert tree(folder) == tree(tmp_path / "together")
 
 
@@ -336,12 +340,12 @@ def test_a_store_opens_whatever_samples_were_left_out(tmp_path: Path) -> None:
 
 def test_several_layers_resume_together(tmp_path: Path) -> None:
     layers = ["penultimate", "early"]
-    extract(Projector(), Dots(SIZES), out=tmp_path / "whole", layer=layers, batch_size=6)
+    extract_layers(Projector(), Dots(SIZES), out=tmp_path / "whole", layers=layers, batch_size=6)
     with pytest.raises(RuntimeError):
-        extract(Projector(fail_at=8), Dots(SIZES), out=tmp_path / "f", layer=layers, batch_size=6)
+        extract_layers(Projector(fail_at=8), Dots(SIZES), out=tmp_path / "f", layers=layers, batch_size=6)
     (tmp_path / "f" / "early" / "train-00000.safetensors").unlink()
     resumed = Projector()
-    extract(resumed, Dots(SIZES), out=tmp_path / "f", layer=layers, batch_size=6)
+    extract_layers(resumed, Dots(SIZES), out=tmp_path / "f", layers=layers, batch_size=6)
     assert tree(tmp_path / "f") == tree(tmp_path / "whole")
     assert sum(resumed.batches) == 1 + 72 - 16, "the shard that both layers have is not computed again"
 
@@ -522,8 +526,8 @@ def test_a_module_is_a_model(tmp_path: Path) -> None:
         torch.nn.Flatten(),
         torch.nn.Linear(6, 3),
     )
-    found = extract(
-        module, Dots(SIZES), out=tmp_path / "f", layer=["penultimate", "output", "0"], image_size=32
+    found = extract_layers(
+        module, Dots(SIZES), out=tmp_path / "f", layers=["penultimate", "output", "0"], image_size=32
     )
     assert {layer: features.n_neurons for layer, features in found.items()} == {
         "penultimate": 6,
@@ -537,7 +541,15 @@ def test_a_module_is_a_model(tmp_path: Path) -> None:
     with torch.no_grad():
         module[0].weight[0, 0, 0, 0] += 1
     with pytest.raises(StoreError, match="model.weights"):
-        extract(module, Dots(SIZES), out=tmp_path / "f", layer=["penultimate", "output", "0"], image_size=32)
+        extract_layers(
+            module, Dots(SIZES), out=tmp_path / "f", layers=["penultimate", "output", "0"], image_size=32
+        )
+
+
+def test_one_layer_is_asked_for_by_its_name(tmp_path: Path) -> None:
+    for several in ("block.*", ["penultimate", "output"]):
+        with pytest.raises(InputError, match="extract_layers takes several, and globs"):
+            extract(Projector(), Dots(SIZES), out=tmp_path / "f", layer=several)
 
 
 def test_float16_stores(tmp_path: Path) -> None:
@@ -598,7 +610,7 @@ def test_a_dataset_with_train_only_gets_a_test_split(tmp_path: Path) -> None:
         ({"existing": "keep"}, "existing: found 'keep'"),
         ({"dtype": "float64"}, "dtype: found 'float64'"),
         ({"views": -1}, "views: found -1"),
-        ({"layer": []}, "layer: found .*a layer at least"),
+        ({"layer": []}, "layer: found .*one layer by its full name"),
         ({"layer": "block.9*"}, "layer of projector:: found 'block.9.'"),
         ({"model": "lite9:"}, "model: found 'lite9'; allowed: .*did you mean 'lite2'"),
         ({"model": "lite0"}, "model: found 'lite0'; allowed: lite0:"),

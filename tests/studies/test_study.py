@@ -28,6 +28,9 @@ from critmass.io.stamps import described_files
 from critmass.report.study_figures import FIGURES, TABLES, figure_table, write_figure
 from critmass.studies import run as studies
 from critmass.studies.config import Study, load_study
+from critmass.studies.plan import plan
+from critmass.studies.states import state_of
+from critmass.studies.tables import load, write_tables
 
 KILLS = 20
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
@@ -66,19 +69,19 @@ def results_of(folder: Path) -> dict[str, Any]:
 def test_the_studies_that_come_with_critmass_are_sound() -> None:
     for path in sorted((ROOT / "studies").glob("*.yaml")):
         if "reference" not in path.name:
-            assert studies.plan(load_study(path))
+            assert plan(load_study(path))
 
 
 def test_cells_in_order(study: Study) -> None:
-    labels = [cell.label for cell in studies.plan(study)]
+    labels = [cell.label for cell in plan(study)]
     ridge = ["ridge/random", "ridge/first", "cka/random", "cka/first"]
     small = [
         f"words/small/penultimate/{what}" for what in [*ridge, "centroid/random", "pairs", "pairs-disjoint"]
     ]
     large = [f"words/large/penultimate/{what}" for what in [*ridge, "pairs", "pairs-disjoint"]]
     assert labels == small + large
-    assert len({cell.id for cell in studies.plan(study)}) == 13
-    assert [cell.label for cell in studies.plan(study, only=["*/ridge/*"])] == [
+    assert len({cell.id for cell in plan(study)}) == 13
+    assert [cell.label for cell in plan(study, only=["*/ridge/*"])] == [
         f"words/{data}/penultimate/ridge/{parts}"
         for data in ("small", "large")
         for parts in ("random", "first")
@@ -86,12 +89,12 @@ def test_cells_in_order(study: Study) -> None:
 
 
 def test_a_cells_id_is_what_is_asked_not_what_it_is_called(content: dict[str, Any], tmp_path: Path) -> None:
-    before = {cell.id for cell in studies.plan(load_study(written(content, tmp_path)))}
+    before = {cell.id for cell in plan(load_study(written(content, tmp_path)))}
     content["models"] = {"renamed": {**content["models"]["words"], "labels": {}}}
     content["features"] = [{"models": ["renamed"], "datasets": ["large", "small"]}]
-    assert {cell.id for cell in studies.plan(load_study(written(content, tmp_path)))} == before
+    assert {cell.id for cell in plan(load_study(written(content, tmp_path)))} == before
     content["measure"][0]["seed"] = 1
-    assert len({cell.id for cell in studies.plan(load_study(written(content, tmp_path)))} & before) == 5
+    assert len({cell.id for cell in plan(load_study(written(content, tmp_path)))} & before) == 5
 
 
 @pytest.mark.parametrize(
@@ -190,9 +193,9 @@ def test_a_run_gives_what_each_measurement_alone_gives(study: Study, tmp_path: P
     states = studies.run(study, progress=lambda *step: told.append(step))
     assert {state.state for _, state in states} == {"done"}
     assert [step for step in told if step[0] == "study"][-1] == ("study", 13, 13)
-    loaded = {cell.label: found for cell, found in studies.load(study)}
-    assert list(loaded) == [cell.label for cell in studies.plan(study)]
-    job = studies.plan(study)[0].job
+    loaded = {cell.label: found for cell, found in load(study)}
+    assert list(loaded) == [cell.label for cell in plan(study)]
+    job = plan(study)[0].job
     store = tmp_path / "results" / "features" / job.folder / "penultimate"
     alone = measure(store, score="ridge", parts="first", sizes=[0.1, 0.5], repeats=2)
     assert loaded["words/small/penultimate/ridge/first"].frame.equals(alone.frame)
@@ -208,7 +211,7 @@ def test_the_table_of_pairs_tells_independent_from_disjoint(study: Study, tmp_pa
     table = pl.read_parquet(tmp_path / "results" / "pairs.parquet")
     assert table.filter(pairs="disjoint")["overlap"].to_list() == [0.0] * 6
     assert (table.filter(pairs="independent", size=128)["overlap"] > 0).all()
-    cells = {cell.id: cell for cell in studies.plan(study, only=["*/pairs*"])}
+    cells = {cell.id: cell for cell in plan(study, only=["*/pairs*"])}
     for row in table.iter_rows(named=True):
         asked = cells[row["cell"]].asked
         assert (row["pairs"] == "disjoint", row["estimator"], row["seed"]) == (
@@ -239,13 +242,13 @@ def test_one_name_is_a_list_of_one(content: dict[str, Any], tmp_path: Path) -> N
     content["measure"] = [{"scores": "ridge", "parts": "first"}]
     study = load_study(written(content, tmp_path))
     assert study.measure[0].scores == ["ridge"]
-    assert studies.plan(study)[0].label == "words/small/penultimate/ridge/first"
+    assert plan(study)[0].label == "words/small/penultimate/ridge/first"
 
 
 def test_a_second_run_computes_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies.run(study)
     before = tree(tmp_path / "results")
-    monkeypatch.setattr(studies, "extract", None)
+    monkeypatch.setattr(studies, "extract_layers", None)
     monkeypatch.setattr(studies, "measure", None)
     studies.run(study)
     assert tree(tmp_path / "results") == before
@@ -288,7 +291,7 @@ def test_a_folder_is_the_same_however_it_is_written(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studies.run(study)
-    monkeypatch.setattr(studies, "extract", None)
+    monkeypatch.setattr(studies, "extract_layers", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
     for data in (".", f"{tmp_path}/", str(tmp_path / "link")):
@@ -382,7 +385,7 @@ def test_one_damaged_file_fails_one_cell_and_the_next_run_mends_it(
         content = file.read_bytes()
         file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
         if damaged == "cells":
-            studies.write_tables(study, tmp_path / "results")
+            write_tables(study, tmp_path / "results")
         states = [state for _, state in studies.status(study) if state.state != "done"]
         assert [state.state for state in states] == ["failed"]
         assert file.name in states[0].reason
@@ -480,7 +483,7 @@ def test_two_processes_lose_nothing_and_compute_nothing_twice(
 
 
 def test_a_cell_that_another_process_holds_is_left_to_it(study: Study, tmp_path: Path) -> None:
-    cell = studies.plan(study)[0]
+    cell = plan(study)[0]
     lock = tmp_path / "results" / "locks" / f"{cell.id}.lock"
     code = (
         "import sys; from pathlib import Path; from critmass.io.files import locked\n"
@@ -492,11 +495,11 @@ def test_a_cell_that_another_process_holds_is_left_to_it(study: Study, tmp_path:
     assert holder.stdout.readline() == b"True\n"
     worker = studies._Worker(study, tmp_path / "results", study.data, "cpu", 8.0, lambda *_: None)
     assert not worker.settle(cell)
-    assert studies.state_of(tmp_path / "results", cell).state == "missing"
+    assert state_of(tmp_path / "results", cell).state == "missing"
     holder.kill()
     holder.communicate()
     assert worker.settle(cell)
-    assert studies.state_of(tmp_path / "results", cell).state == "done"
+    assert state_of(tmp_path / "results", cell).state == "done"
 
 
 def test_figures_are_drawn_from_tables(study: Study, tmp_path: Path) -> None:
@@ -521,7 +524,7 @@ def test_figures_are_drawn_from_tables(study: Study, tmp_path: Path) -> None:
         assert [file.suffix for file in files] == [".csv", ".svg", ".png"]
         assert all(file.stat().st_size > 300 for file in files)
     table = figure_table("accuracy", study)
-    loaded = {cell.label: found for cell, found in studies.load(study)}
+    loaded = {cell.label: found for cell, found in load(study)}
     frame = loaded["words/large/penultimate/ridge/random"].frame
     expected = (
         frame.group_by("size").agg(pl.col("score").mean(), pl.col("score").max().alias("high")).sort("size")
@@ -555,7 +558,7 @@ def test_the_same_question_in_other_words_is_one_cell_and_one_row(tmp_path: Path
     states = studies.run(study)
     assert {state.reason for _, state in states} == {""}
     assert len(list((study.folder / "cells").glob("*"))) == 3
-    assert len(studies.load(study)) == 3
+    assert len(load(study)) == 3
     for name, rows in (("results", 3 + 1), ("pairs", (2 + 1) * 2)):
         table = pl.read_parquet(study.folder / f"{name}.parquet")
         assert table.height == table.unique().height == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from critmass.cli.options import Json, Tokens, limit_of, pairs
 from critmass.cli.printing import emit, print_redundancy, shown
@@ -113,38 +114,38 @@ def extract(
     """
     from critmass.extraction import extract as extraction
 
-    one = len(layer) == 1
+    one = len(layer) == 1 and not set(layer[0]) & set("*?[")
+    options: dict[str, Any] = {
+        "pooling": pooling,
+        "image_size": image_size,
+        "splits": pairs("--splits", splits) or None,
+        "classes": list(classes) or None,
+        "limit": limit_of(limit),
+        "tests": pairs("--tests", tests) or None,
+        "columns": pairs("--columns", columns) or None,
+        "root": root,
+        "name": name,
+        "views": views,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": device,
+        "precision": precision,
+        "dtype": dtype,
+        "workers": workers,
+        "on_bad": on_bad,
+        "existing": existing,
+    }
     with shown() as progress:
-        found = extraction.extract(
-            model,
-            dataset,
-            out=out,
-            layer=layer[0] if one else list(layer),
-            pooling=pooling,
-            image_size=image_size,
-            splits=pairs("--splits", splits) or None,
-            classes=list(classes) or None,
-            limit=limit_of(limit),
-            tests=pairs("--tests", tests) or None,
-            columns=pairs("--columns", columns) or None,
-            root=root,
-            name=name,
-            views=views,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            dtype=dtype,  # type: ignore[arg-type]
-            workers=workers,
-            on_bad=on_bad,  # type: ignore[arg-type]
-            existing=existing,  # type: ignore[arg-type]
-            progress=progress,
-        )
-    stores = (
-        {out / file_name(name): features for name, features in found.items()}
-        if isinstance(found, dict)
-        else {out: found}
-    )
+        if one:
+            features = extraction.extract(
+                model, dataset, out=out, layer=layer[0], progress=progress, **options
+            )
+            stores = {out: features}
+        else:
+            found = extraction.extract_layers(
+                model, dataset, out=out, layers=layer, progress=progress, **options
+            )
+            stores = {out / file_name(each): features for each, features in found.items()}
     records = []
     for folder, features in stores.items():
         rows = {name: split.x.shape[0] for name, split in features.splits.items()}
@@ -163,4 +164,4 @@ def extract(
         + (f"; {r['left_out']} samples left out" if r["left_out"] else "")
         for r in records
     ]
-    emit(records[0] if one and len(records) == 1 else {"stores": records}, json=json, text="\n".join(lines))
+    emit(records[0] if one else {"stores": records}, json=json, text="\n".join(lines))

@@ -43,7 +43,7 @@ def extract(
     dataset: str | Dataset,
     *,
     out: str | os.PathLike[str],
-    layer: str | Sequence[str] = PENULTIMATE,
+    layer: str = PENULTIMATE,
     pooling: str = "auto",
     image_size: int | None = None,
     transform: ImageTransform | None = None,
@@ -65,8 +65,8 @@ def extract(
     on_bad: Literal["stop", "list"] = "stop",
     existing: Literal["reuse", "replace"] = "reuse",
     progress: Progress | None = None,
-) -> Any:
-    """Extract activations of a frozen model on a dataset into stores, and return them opened from there.
+) -> Features:
+    """Extract a layer's activations of a frozen model on a dataset into a store; return it opened from there.
 
     Parameters
     ----------
@@ -78,10 +78,8 @@ def extract(
         same (sources/base.py).
     out : path
         The store's folder. One that holds the same extraction, finished or not, is reused or resumed.
-        With several layers: the folder of one store for each.
-    layer : str or sequence of str
-        "penultimate", "output", or modules by name or glob (``critmass list layers MODEL``); all in one
-        pass. A sequence or a glob gives a dict of Features by layer.
+    layer : str
+        "penultimate", "output", or a module by its name (``critmass list layers MODEL``).
     pooling : "auto", "avg", "max", "cls", "last", "flatten" or "none"
         What becomes of activations that have positions (places of an image, tokens).
     image_size : int, optional
@@ -99,8 +97,7 @@ def extract(
     columns, root
         Columns of a table by role (text, image, label, group, split); where downloads are kept.
     name : str, optional
-        Name of the features; by default the model's and the dataset's. Of several layers, each but the
-        penultimate adds its own. A store that is reused takes it, too.
+        Name of the features; by default the model's and the dataset's. A store that is reused takes it, too.
     version : str, optional
         For a module or function: what tells it from every other of its name. By default all that it
         computes with: code, constants, closures, attributes, weights. Where something cannot be known (a
@@ -125,13 +122,82 @@ def extract(
 
     Returns
     -------
-    Features, or dict of str to Features
+    Features
 
     Raises
     ------
     InputError
         For anything that cannot be used, naming it; a store is finished or can be resumed, never half.
     """
+    if not isinstance(layer, str) or set(layer) & set("*?["):
+        raise InputError(
+            "layer", layer, "one layer by its full name", "extract_layers takes several, and globs"
+        )
+    options = {name: value for name, value in locals().items() if name not in ("model", "dataset", "layer")}
+    (features,) = _extracted(model, dataset, layers=[layer], single=True, **options).values()
+    return features
+
+
+def extract_layers(
+    model: Any,
+    dataset: str | Dataset,
+    *,
+    out: str | os.PathLike[str],
+    layers: Sequence[str],
+    **options: Any,
+) -> dict[str, Features]:
+    """Extract several layers' activations in one pass; return the features by layer.
+
+    Parameters
+    ----------
+    model, dataset
+        As of `extract`.
+    out : path
+        A folder: of one store for each layer.
+    layers : sequence of str
+        "penultimate", "output", or modules by name or glob, such as ``"layer*"``.
+    **options
+        Further arguments of `extract`. Of the `name`, each layer but the penultimate adds its own.
+
+    Raises
+    ------
+    InputError
+        As of `extract`.
+    """
+    named = [layers] if isinstance(layers, str) else list(layers)
+    return _extracted(model, dataset, out=out, layers=named, single=False, **options)
+
+
+def _extracted(
+    model: Any,
+    dataset: str | Dataset,
+    *,
+    out: str | os.PathLike[str],
+    layers: Sequence[str],
+    single: bool,
+    pooling: str = "auto",
+    image_size: int | None = None,
+    transform: ImageTransform | None = None,
+    splits: Mapping[str, str] | None = None,
+    classes: Sequence[str | int] | None = None,
+    limit: int | Mapping[str, int] | None = None,
+    tests: Mapping[str, str | Dataset] | None = None,
+    columns: Mapping[str, str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    views: int = 0,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    dtype: str = "float32",
+    workers: int | None = None,
+    on_bad: str = "stop",
+    existing: str = "reuse",
+    progress: Progress | None = None,
+) -> dict[str, Features]:
+    """Extract what `extract` and `extract_layers` are asked for."""
     check_name(name)
     for argument, value, allowed in (
         ("pooling", pooling, POOLINGS),
@@ -160,9 +226,7 @@ def extract(
     network = _network(model, image_size, transform, version, opened, request.progress).place(
         device, precision
     )
-    named = [layer] if isinstance(layer, str) else list(layer)
-    layers = _resolved(network, named)
-    single = isinstance(layer, str) and layers == [layer]
+    layers = _resolved(network, layers)
     selection = describe_selection(
         splits=splits,
         classes=classes,
@@ -210,8 +274,7 @@ def extract(
     for each in set(layers) - set(todo) if name else ():
         if open_store(folders[each]).manifest.name != names[each]:
             rename_store(folders[each], names[each])
-    features = {each: Features.open(folder) for each, folder in folders.items()}
-    return features[layers[0]] if single else features
+    return {each: Features.open(folder) for each, folder in folders.items()}
 
 
 def _network(
@@ -255,9 +318,7 @@ def _resolved(network: Network, named: Sequence[str]) -> list[str]:
     return [name for name in known if name in found]
 
 
-def _check_existing(
-    folder: Path, spec: dict[str, Any], existing: Literal["reuse", "replace"], on_bad: str
-) -> None:
+def _check_existing(folder: Path, spec: dict[str, Any], existing: str, on_bad: str) -> None:
     if not is_store(folder):
         return
     made = open_store(folder).manifest if (folder / MANIFEST).exists() else None

@@ -13,7 +13,8 @@ from critmass.errors import CritmassError, StoreError, verbatim
 from critmass.features.store import MANIFEST, is_store, open_store
 from critmass.io.parquet import read_table
 from critmass.io.records import read_record
-from critmass.studies.run import CLAIM, MADE_FROM, PAIRS, read_state
+from critmass.studies.states import CLAIM, MADE_FROM, read_state
+from critmass.studies.tables import PAIRS
 
 KINDS = ("shards", "cells", "states", "tables")
 
