@@ -107,3 +107,9 @@ def test_a_path_is_opened(features, tmp_path):
 def test_bad_input_is_named(features, settings, words):
     with pytest.raises(cm.InputError, match=words):
         cm.similarity(features, **settings)
+
+
+def test_a_layer_that_is_constant_is_refused():
+    fs = cm.Features.from_arrays(np.full((60, 8), 0.1), test=np.full((40, 8), 0.1))
+    with pytest.raises(cm.InputError, match="no variance that can be measured"):
+        cm.similarity(fs)

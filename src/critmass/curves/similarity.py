@@ -3,7 +3,7 @@
 Source: Nanda et al. 2023, who ask why almost any part will do and compare pairs of random parts. Independent
 parts of k of d neurons have a share k / d of their neurons in common on average, and neurons in common alone
 raise CKA: between parts of independent neurons it is that share. Disjoint pairs have none in common. One
-matrix (scores/cka.py) gives all pairs and, beside them, the CKA of each part with the whole.
+matrix (scores/hsic.py) gives all pairs and, beside them, the CKA of each part with the whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from critmass.linalg import rng
 from critmass.linalg.devices import require_memory
 from critmass.linalg.matrices import Indices
 from critmass.parts.sizes import resolve_sizes
-from critmass.scores.hsic import ESTIMATORS, Estimator, kernel
+from critmass.scores.hsic import ESTIMATORS, Estimator, kernel, require_variance
 from critmass.scores.hsic import pairs as cka_of_pairs
 
 
@@ -107,6 +107,7 @@ def similarity(
     needed = 8.0 * (10 * d * d + 6 * len(counts) * d)
     require_memory(f"CKA of {d} neurons", needed, memory_gib * 2**30, "use fewer neurons or raise memory_gib")
     h = kernel(features.splits[split].x, estimator, name=f"X of {split!r}")
+    require_variance(float(h.sum()))
     everyone = np.ones((1, d), dtype=bool)
     frames = []
     for pair in range(pairs):
