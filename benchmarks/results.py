@@ -16,7 +16,7 @@ import polars as pl
 
 import critmass as cm
 from critmass.curves.inequality import inequality
-from critmass.report import study_figures
+from critmass.report import study_figures, study_tables
 from critmass.studies import run as study
 from critmass.studies.config import load_study
 from critmass.studies.tables import load
@@ -35,7 +35,7 @@ def main() -> None:
         failed = [f"{cell.label}: {state.reason}" for cell, state in states if state.state != "done"]
         if failed:
             sys.exit("cells that failed:\n" + "\n".join(failed))
-        results = study_figures.Results(asked, load(asked, out=folder))
+        results = study_tables.Results(asked, load(asked, out=folder))
         images = dict(figures(asked, folder))
         spared = mitigations(results, folder, TOY_SPARED if run.toy else SPARED)
         text = "\n\n".join([*tables(results), *spared, "## Figures", *shown(images)])
@@ -48,7 +48,7 @@ def told(what: str, done: int, total: int) -> None:
         print(f"{done} of {total} cells", file=sys.stderr, flush=True)
 
 
-def tables(results: study_figures.Results) -> Iterable[str]:
+def tables(results: study_tables.Results) -> Iterable[str]:
     yield "## Diffused redundancy"
     yield "Ridge probes, five random orders, the paper's fractions; 95% interval by test inversion."
     yield table(
@@ -65,7 +65,7 @@ def tables(results: study_figures.Results) -> Iterable[str]:
                 f"{curve.redundancy(0.95).dr:.2f}",
                 f"{curve.redundancy(0.99).dr:.2f}",
             ]
-            for names, curve in study_figures.penultimate(study_figures.probes(results, parts="random"))
+            for names, curve in study_tables.penultimate(study_tables.probes(results, parts="random"))
         ],
     )
     yield "CKA (debiased) of parts with the whole."
@@ -74,7 +74,7 @@ def tables(results: study_figures.Results) -> Iterable[str]:
         [
             [names["model"], names["dataset"], str(curve.n_neurons)]
             + [f"{curve.redundancy(delta).dr:.2f}" for delta in (0.8, 0.9, 0.95)]
-            for names, curve in study_figures.penultimate(results.curves(parts="random"))
+            for names, curve in study_tables.penultimate(results.curves(parts="random"))
             if curve.score == "cka"
         ],
     )
@@ -87,7 +87,7 @@ def tables(results: study_figures.Results) -> Iterable[str]:
             [names["model"], names["dataset"], names["parts"]]
             + [at(curve, share) for share in shares]
             + [f"{curve.whole:.3f}"]
-            for names, curve in study_figures.penultimate(study_figures.probes(results))
+            for names, curve in study_tables.penultimate(study_tables.probes(results))
             if names["dataset"] in {n["dataset"] for n, _ in results.curves(parts="pca")}
             and names["model"] in {n["model"] for n, _ in results.curves(parts="pca")}
         ],
@@ -128,15 +128,15 @@ def tables(results: study_figures.Results) -> Iterable[str]:
     layers = [
         [names["model"], names["dataset"], names["layer"], str(curve.n_neurons), f"{curve.whole:.3f}"]
         + [f"{curve.redundancy(delta).dr:.2f}" for delta in (0.9, 0.95)]
-        for names, curve in study_figures.probes(results, parts="random")
+        for names, curve in study_tables.probes(results, parts="random")
         if names["model"] in {n["model"] for n, _ in results.curves() if n["layer"] != "penultimate"}
         and names["dataset"] in {n["dataset"] for n, _ in results.curves() if n["layer"] != "penultimate"}
     ]
     yield table(["model", "dataset", "layer", "d", "whole", "DR(.9)", "DR(.95)"], layers)
 
 
-def loss(results: study_figures.Results) -> Iterable[list[str]]:
-    for names, curve in study_figures.penultimate(study_figures.probes(results, parts="random")):
+def loss(results: study_tables.Results) -> Iterable[list[str]]:
+    for names, curve in study_tables.penultimate(study_tables.probes(results, parts="random")):
         frame = inequality(curve).frame.filter(pl.col("by") == "class")
         size = curve.redundancy(0.9).critical_mass
         part = frame.filter(pl.col("size") == size).row(0, named=True)
@@ -156,7 +156,7 @@ def loss(results: study_figures.Results) -> Iterable[list[str]]:
 
 
 def mitigations(
-    results: study_figures.Results, folder: Path, spared: Iterable[tuple[str, str]]
+    results: study_tables.Results, folder: Path, spared: Iterable[tuple[str, str]]
 ) -> Iterable[str]:
     yield "## Sparing the worst class"
     yield (
