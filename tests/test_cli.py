@@ -128,6 +128,7 @@ def test_measure_prints_a_table(run: Any, npz: Path) -> None:
         f"{r.dr:.3f}",
         f"{r.low:.3f} to {r.high:.3f}",
         f"{r.sustained:.3f}",
+        f"{r.nearly_all:.3f}",
         f"{r.critical_mass} of {D}",
         f"{r.whole:.4f}",
         f"{r.spread.std:.4f}",
@@ -432,7 +433,7 @@ def test_coarse_sizes_say_what_they_leave_open(run: Any, npz: Path) -> None:
     (row,) = [line for line in out.splitlines() if line.startswith("│ test")]
     assert code == 0
     assert f"above 1 of {D}" in row
-    assert f"at most {(D - 2) / D:.3f}" in row
+    assert f"≤ {(D - 2) / D:.3f}" in row
     curve = measure(npz, sizes=[1])
     bracket = curve.bracket(curve.redundancy(1.0))
     assert f"{bracket.dr_low:.3f} to {bracket.dr_high:.3f}" in row

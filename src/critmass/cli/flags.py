@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from critmass.cli.options import settings_of, sizes_of
-from critmass.errors import InputError
+from critmass.io.ids import first_fault
 
 NAMES = {"settings": "--set", "parts_settings": "--set-parts"}
 """Flags that are called otherwise than their fields."""
@@ -71,5 +71,4 @@ def _validated(request: type[BaseModel], values: Mapping[str, Any]) -> BaseModel
     try:
         return request(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(".".join(map(str, first["loc"])), first["input"], first["msg"].lower()) from None
+        raise first_fault(error) from None

@@ -75,6 +75,16 @@ def validated(spec: type[Spec], **values: Any) -> Any:
     try:
         return spec(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise InputError(name, first["input"], first["msg"].lower()) from None
+        raise first_fault(error) from None
+
+
+def first_fault(error: ValidationError, name: str = "") -> InputError:
+    """Return the first thing that is wrong with a record as one line; by default named as its field."""
+    first = error.errors()[0]
+    bounds = first.get("ctx", {})
+    words = {
+        "greater_than_equal": f"{bounds.get('ge')} or more",
+        "less_than_equal": f"at most {bounds.get('le')}",
+    }
+    where = name or ".".join(map(str, first["loc"]))
+    return InputError(where, first["input"], words.get(first["type"], first["msg"].lower()))

@@ -19,7 +19,7 @@ NOTE = (
 )
 COARSE = (
     "only some sizes were measured: the critical mass lies in the range given, above the largest of them "
-    'that fails; "at most": no measured size below the whole keeps δ, and DR is no larger than this'
+    'that fails; "≤": no measured size below the whole keeps δ, and DR is no larger than this'
 )
 """What a table must say where a curve does not have every size."""
 
@@ -96,7 +96,7 @@ def _dr(record: dict[str, Any], which: str) -> str:
     largest, d = record["largest_part"], record["n_neurons"]
     if record[which] != 0 or largest == d - 1:
         return _number(record[which], 3)
-    return f"at most {(d - largest - 1) / d:.3f}"
+    return f"≤ {(d - largest - 1) / d:.3f}"
 
 
 def _number(value: float | None, digits: int) -> str:
