@@ -21,8 +21,7 @@ from critmass.parts.making import make_parts
 from critmass.parts.plan import Plan
 from critmass.parts.sizes import resolve_sizes
 from critmass.scores import make_score
-from critmass.scores.found import TIE
-from critmass.scores.nearest import Search
+from critmass.scores.nearest import TIE, Search
 from critmass.scores.neighbours import NEIGHBOURS
 from critmass.scores.protocols import Run
 from critmass.testing import made_up

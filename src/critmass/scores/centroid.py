@@ -16,9 +16,15 @@ from critmass.errors import InputError, verbatim
 from critmass.features.features import Features
 from critmass.linalg.matrices import BLOCK_ROWS, Matrix, blocks
 from critmass.parts.plan import Plan
-from critmass.scores.compared import Distance
 from critmass.scores.head import FittedPart, no_head
-from critmass.scores.nearest import QUERY_ROWS, Search, check_distance, memory_of_search, on_all_parts
+from critmass.scores.nearest import (
+    QUERY_ROWS,
+    Distance,
+    Search,
+    check_distance,
+    memory_of_search,
+    on_all_parts,
+)
 from critmass.scores.probes import Probe
 from critmass.scores.protocols import Run
 
@@ -98,7 +104,7 @@ class CentroidFit:
 
     def predictions(self, x: Matrix, name: str) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield rows and predictions for them."""
-        for near in self.search.run(x, name, 1, self.run, distances=False):
+        for near in self.search.run(x, name, 1, self.run):
             yield near.queries, on_all_parts(near.rows[:, :, 0], self.search.plan)
 
     def part(self, _repeat: int, _size: int, /) -> FittedPart:

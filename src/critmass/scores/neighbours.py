@@ -18,10 +18,17 @@ from critmass.features.features import Features
 from critmass.linalg import rng
 from critmass.linalg.matrices import Floats, Indices, Matrix
 from critmass.parts.plan import Plan
-from critmass.scores.compared import Distance
-from critmass.scores.found import TIE
 from critmass.scores.head import FittedPart, no_head
-from critmass.scores.nearest import QUERY_ROWS, Near, Search, check_distance, memory_of_search, on_all_parts
+from critmass.scores.nearest import (
+    QUERY_ROWS,
+    TIE,
+    Distance,
+    Near,
+    Search,
+    check_distance,
+    memory_of_search,
+    on_all_parts,
+)
 from critmass.scores.probes import Probe, best, fit_and_validation
 from critmass.scores.protocols import Measurement, Run
 from critmass.scores.tally import Credit, resolve_metric
@@ -108,8 +115,8 @@ class KNN(Probe):
         credit = Credit.on(resolve_metric(self.metric, features.task), validation, "validation")
         grid = [k for k in NEIGHBOURS if k <= fit.x.shape[0]]
         scores = np.zeros((len(grid), *plan.shape))
-        search, weighted = self._search(fit.x, plan), self.weights == "distance"
-        for near in search.run(validation.x, "X of 'validation'", grid[-1], run, distances=weighted):
+        search = self._search(fit.x, plan)
+        for near in search.run(validation.x, "X of 'validation'", grid[-1], run):
             for score, k in zip(scores, grid, strict=True):
                 predictions = self.predict(near, features.classes, fit.y, [k] * len(near.rows))
                 score += credit.total(on_all_parts(predictions, plan), near.queries)
@@ -172,8 +179,7 @@ class KNNFit:
         """Yield rows and predictions for them."""
         plan = self.search.plan
         counts = [k for group in plan.by_group(self.counts) for k in group]
-        weighted = self.probe.weights == "distance"
-        for near in self.search.run(x, name, max(counts), self.run, distances=weighted):
+        for near in self.search.run(x, name, max(counts), self.run):
             predictions = self.probe.predict(near, self.classes, self.y, counts)
             yield near.queries, on_all_parts(predictions, plan)
 
@@ -241,7 +247,7 @@ class NeighbourOverlap:
             rows = _evenly(split.x.shape[0], self.n_queries, rng.stream(run.seed, "queries", name))
             credit = np.empty((plan.n_repeats, len(plan.sizes), len(rows)))
             queries = split.take(rows).x
-            for near in search.run(queries, f"X of {name!r}", k, run, distances=False):
+            for near in search.run(queries, f"X of {name!r}", k, run):
                 shares = on_all_parts(_shared(near.rows) / k, plan)
                 credit[:, :, near.queries] = shares[:-1].transpose(0, 2, 1)
             out[name] = Measurement.of_credits(credit, np.ones(len(rows)))
