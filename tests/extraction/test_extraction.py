@@ -550,6 +550,9 @@ def test_one_layer_is_asked_for_by_its_name(tmp_path: Path) -> None:
     for several in ("block.*", ["penultimate", "output"]):
         with pytest.raises(InputError, match="extract_layers takes several, and globs"):
             extract(Projector(), Dots(SIZES), out=tmp_path / "f", layer=several)
+    for layers, words in (([], "a layer at least"), (["block.9*"], "layer of projector:: found 'block.9.'")):
+        with pytest.raises(InputError, match=words):
+            extract_layers(Projector(), Dots(SIZES), out=tmp_path / "f", layers=layers)
 
 
 def test_float16_stores(tmp_path: Path) -> None:
@@ -611,7 +614,7 @@ def test_a_dataset_with_train_only_gets_a_test_split(tmp_path: Path) -> None:
         ({"dtype": "float64"}, "dtype: found 'float64'"),
         ({"views": -1}, "views: found -1"),
         ({"layer": []}, "layer: found .*one layer by its full name"),
-        ({"layer": "block.9*"}, "layer of projector:: found 'block.9.'"),
+        ({"layer": "block.9"}, "layer of projector:: found 'block.9'"),
         ({"model": "lite9:"}, "model: found 'lite9'; allowed: .*did you mean 'lite2'"),
         ({"model": "lite0"}, "model: found 'lite0'; allowed: lite0:"),
         ({"model": "lite0:b"}, "model: found 'lite0:b'; allowed: lite0:"),

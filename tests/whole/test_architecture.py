@@ -76,3 +76,8 @@ def test_public_names_are_all_there():
     assert all(
         callable(getattr(cm, name)) for name in ("measure", "inequality", "similarity", "extract", "cka")
     )
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_has_one_idea_and_fits_on_a_few_pages(name):
+    assert len(MODULES[name].read_text().splitlines()) <= 400
